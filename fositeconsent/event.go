@@ -1,0 +1,114 @@
+package fositeconsent
+
+import (
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// Action is what the gate was asked to do.
+type Action string
+
+// The actions, in the order of a flow.
+const (
+	ActionPrompt  Action = "prompt"  // a consent page was shown
+	ActionMint    Action = "mint"    // the resource owner approved
+	ActionDeny    Action = "deny"    // the resource owner denied
+	ActionConsume Action = "consume" // a response was asked for
+)
+
+// Event says what the gate decided, and why. Exactly one is sent for each call of
+// [Gate.Prompt], [Gate.Mint] and [Gate.Deny] and for each authorization response
+// that was asked for. It holds no secret: no token, no ticket, no binding and no
+// value of the request besides the ones named here. It logs itself with log/slog.
+type Event struct {
+	Action Action
+	// Reason is "" if the action succeeded, and else one of a fixed set of labels,
+	// fit for a metric: consent_required, malformed_token, not_found,
+	// binding_mismatch, consumed, expired, already_decided, invalid_ticket,
+	// ticket_expired, foreign_ticket, invalid_decision, login_required,
+	// invalid_request, misconfigured, storage, response_failed (the grant was
+	// consumed and a later handler of fosite's failed), error.
+	Reason string
+	// Err is the error that was returned, nil if the action succeeded.
+	Err error
+	// GrantID is zero if no grant was named.
+	GrantID ID
+	// Subject, ClientID and RequestedScopes are those of the authorization
+	// request, "" and nil if it has none.
+	Subject, ClientID string
+	RequestedScopes   []string
+	// GrantedScopes and GrantedAudience are what was decided: set for a mint, and
+	// for a consume once the gate has passed it.
+	GrantedScopes, GrantedAudience []string
+	// Duration is how long the action took, the storage's part included.
+	Duration time.Duration
+}
+
+// Refused reports whether the gate said no.
+func (e Event) Refused() bool { return e.Reason != "" }
+
+// LogValue returns the event as a group of attributes.
+func (e Event) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("action", string(e.Action))}
+	if e.Refused() {
+		attrs = append(attrs, slog.String("reason", e.Reason))
+	}
+	if cause := rootReason(e.Err); cause != nil {
+		attrs = append(attrs, slog.String("error", cause.Error()))
+	}
+	if !e.GrantID.IsZero() {
+		attrs = append(attrs, slog.String("grant_id", e.GrantID.String()))
+	}
+	attrs = append(attrs,
+		slog.String("subject", e.Subject),
+		slog.String("client_id", e.ClientID),
+		slog.Any("requested_scopes", e.RequestedScopes))
+	if e.GrantedScopes != nil || e.GrantedAudience != nil {
+		attrs = append(attrs, slog.Any("granted_scopes", e.GrantedScopes), slog.Any("granted_audience", e.GrantedAudience))
+	}
+	return slog.GroupValue(append(attrs, slog.Duration("duration", e.Duration))...)
+}
+
+// reasons maps every reason to its label.
+var reasons = []struct {
+	err   error
+	label string
+}{
+	{ErrStorage, "storage"}, // first, since it may wrap what a storage should not have said
+	{ErrConsentRequired, "consent_required"},
+	{ErrMalformedToken, "malformed_token"},
+	{ErrGrantNotFound, "not_found"},
+	{ErrBindingMismatch, "binding_mismatch"},
+	{ErrGrantConsumed, "consumed"},
+	{ErrGrantExpired, "expired"},
+	{ErrAlreadyDecided, "already_decided"},
+	{ErrInvalidTicket, "invalid_ticket"},
+	{ErrTicketExpired, "ticket_expired"},
+	{ErrForeignTicket, "foreign_ticket"},
+	{ErrInvalidDecision, "invalid_decision"},
+	{ErrLoginRequired, "login_required"},
+	{ErrInvalidRequest, "invalid_request"},
+	{ErrMisconfigured, "misconfigured"},
+}
+
+func reasonLabel(err error) string {
+	if err == nil {
+		return ""
+	}
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return r.label
+		}
+	}
+	return "error"
+}
+
+// rootReason returns what stands inside fosite's error: fosite's own text is only
+// the error's name.
+func rootReason(err error) error {
+	if inner := errors.Unwrap(err); inner != nil {
+		return inner
+	}
+	return err
+}

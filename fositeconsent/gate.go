@@ -1,0 +1,264 @@
+package fositeconsent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/ory/fosite"
+)
+
+// Config is what a gate needs to know of its host. Only Issuer has no default.
+// There is no switch that turns a check off.
+type Config struct {
+	// Issuer is the authorization server's issuer identifier (RFC 8414, Section 2),
+	// a part of every binding: several issuers may share one storage and one
+	// secret. Required.
+	Issuer string
+
+	// GrantLifespan is the longest time between a decision and the response that
+	// it leads to, from [MinGrantLifespan] to [MaxPromptLifespan]. A host that
+	// does both in one HTTP request needs no more than the default. Defaults to
+	// one minute.
+	GrantLifespan time.Duration
+
+	// PromptLifespan is how long a consent page may stay open, at most
+	// [MaxPromptLifespan]. Defaults to 30 minutes.
+	PromptLifespan time.Duration
+
+	// Secrets returns the secrets that seal tickets, each of at least 32 random
+	// bytes: the first one seals, all of them open. To rotate, put the new one first
+	// and keep the old one for PromptLifespan. It is called on every use and must be
+	// safe for concurrent use. Defaults to the GlobalSecret and the
+	// RotatedGlobalSecrets of the fosite.Config that the gate was composed with;
+	// tickets use keys derived from them, never the secrets themselves.
+	Secrets func(context.Context) ([][]byte, error)
+
+	// UnboundParameters are further parameters of the authorization request that
+	// change nothing that is issued, for instance a host's own tracking parameter.
+	// They are not bound, in addition to those of [UnboundParameters]. Defaults to
+	// none.
+	UnboundParameters []string
+
+	// LoginSession returns the id of the login that the fosite session belongs to,
+	// stable from sign-in to sign-out and different for each login; the context is
+	// the caller's. If it is set, a prompt can be answered and a grant consumed only
+	// in the login that the page was shown to. An error or an empty id refuses.
+	// Defaults to binding no login session.
+	LoginSession func(context.Context, fosite.Session) (string, error)
+
+	// TokenSubject returns the sub that the tokens for this request must carry, for
+	// hosts with pairwise subjects (OpenID Connect Core 1.0, Section 8.1). An error or
+	// an empty text refuses. Defaults to the session's subject.
+	TokenSubject func(ctx context.Context, ar fosite.AuthorizeRequester, subject string) (string, error)
+
+	// ApplyData brings [Decision.Data] to the session, ar.GetSession(), before any
+	// code or token is made. It is called only if there is data. It may change
+	// neither the session's subjects nor what is granted, which is checked. An
+	// error refuses. Defaults to none: a decision with data is then refused.
+	ApplyData func(ctx context.Context, ar fosite.AuthorizeRequester, data []byte) error
+
+	// OnEvent is told of every decision of the gate, for logs and metrics. It is
+	// called in the request's goroutine and must be safe for concurrent use.
+	// Defaults to none.
+	OnEvent func(context.Context, Event)
+}
+
+const (
+	defaultGrantLifespan  = time.Minute
+	defaultPromptLifespan = 30 * time.Minute
+)
+
+// Gate lets an authorization response pass only against a consent grant for
+// exactly that response. Make one for each fosite provider, with [NewGate], compose
+// its [Gate.Factory] first and use the provider that [Gate.Protect] returns. After
+// that it is safe for concurrent use.
+type Gate struct {
+	storage GrantStorage
+	config  Config
+	now     func() time.Time
+	tickets ticketSealer
+	handler authorizeHandler
+
+	composed atomic.Pointer[fosite.Configurator] // the configuration of the provider that the gate is in
+}
+
+// NewGate returns a gate that keeps its grants in storage. It opens no connection
+// and starts nothing. The error says which field of the config cannot be used.
+func NewGate(storage GrantStorage, config Config) (*Gate, error) {
+	if isNil(storage) {
+		return nil, fmt.Errorf("%w: NewGate needs a GrantStorage, for instance pgstore.New(pool, pgstore.Config{})", ErrMisconfigured)
+	}
+	if config.Issuer == "" {
+		return nil, fmt.Errorf("%w: Config.Issuer is empty: set the authorization server's issuer URL", ErrMisconfigured)
+	}
+	if config.GrantLifespan == 0 {
+		config.GrantLifespan = defaultGrantLifespan
+	}
+	if config.GrantLifespan < MinGrantLifespan || config.GrantLifespan > MaxPromptLifespan {
+		return nil, fmt.Errorf("%w: Config.GrantLifespan is %v: use %v to %v", ErrMisconfigured, config.GrantLifespan, MinGrantLifespan, MaxPromptLifespan)
+	}
+	if config.PromptLifespan == 0 {
+		config.PromptLifespan = defaultPromptLifespan
+	}
+	if config.PromptLifespan < time.Second || config.PromptLifespan > MaxPromptLifespan {
+		return nil, fmt.Errorf("%w: Config.PromptLifespan is %v: use %v to %v", ErrMisconfigured, config.PromptLifespan, time.Second, MaxPromptLifespan)
+	}
+	for _, name := range config.UnboundParameters {
+		if slices.Contains(mandatoryParameters, name) {
+			return nil, fmt.Errorf("%w: Config.UnboundParameters names %q, which changes what is issued", ErrMisconfigured, name)
+		}
+	}
+	config.UnboundParameters = slices.Clone(config.UnboundParameters)
+
+	g := &Gate{storage: storage, config: config, now: time.Now}
+	g.handler.gate = g
+	g.tickets = ticketSealer{issuer: config.Issuer, secrets: config.Secrets}
+	if config.Secrets == nil {
+		g.tickets.secrets = g.fositeSecrets
+	}
+	return g, nil
+}
+
+// fositeSecrets returns the secrets of the fosite configuration.
+func (g *Gate) fositeSecrets(ctx context.Context) ([][]byte, error) {
+	config := g.composed.Load()
+	if config == nil {
+		return nil, errNotProtected
+	}
+	current, err := (*config).GetGlobalSecret(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rotated, err := (*config).GetRotatedGlobalSecrets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append([][]byte{current}, rotated...), nil
+}
+
+type tokenKey struct{}
+
+// WithToken returns a context that carries the token to the gate, for a call of
+// NewAuthorizeResponse with the same authorization request. There is no other way
+// for a token to get there, so that none ever travels in a request's parameters.
+func WithToken(ctx context.Context, token Token) context.Context {
+	return context.WithValue(ctx, tokenKey{}, token)
+}
+
+// authorizeHandler is the fosite handler. It is a type of its own because fosite
+// drops a second handler of the same Go type without a word, and because nobody
+// but fosite is to call it.
+type authorizeHandler struct{ gate *Gate }
+
+// HandleAuthorizeEndpointRequest implements fosite.AuthorizeEndpointHandler, for
+// every response type. It marks none as handled: that is left to the handlers
+// that issue something.
+func (h *authorizeHandler) HandleAuthorizeEndpointRequest(ctx context.Context, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) error {
+	pass, _ := ctx.Value(passageKey{}).(*passage)
+	if pass == nil || pass.gate != h.gate || pass.requester != ar {
+		return asClientError(fmt.Errorf("%w: %w", ErrMisconfigured, errNotProtected), false)
+	}
+	r, err := h.gate.consume(ctx, pass, ar, resp)
+	if err != nil {
+		pass.grant = nil
+		return asClientError(err, r.silent)
+	}
+	return nil
+}
+
+// consume spends the grant of the token in the context and puts what was decided
+// on the request. Its errors are reasons.
+func (g *Gate) consume(ctx context.Context, pass *passage, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) (request, error) {
+	r, err := g.inspect(ctx, ar, ar.GetSession())
+	pass.request = r
+	if err != nil {
+		return r, err
+	}
+	if len(resp.GetParameters()) > 0 || len(resp.GetHeader()) > 0 || resp.GetCode() != "" {
+		return r, fmt.Errorf("%w: another handler has already written to the response: compose gate.Factory before all other factories", ErrMisconfigured)
+	}
+	token, ok := ctx.Value(tokenKey{}).(Token)
+	if !ok {
+		return r, ErrConsentRequired
+	}
+	if !token.valid() {
+		return r, ErrMalformedToken
+	}
+	pass.id = token.id
+
+	grant, err := g.storage.ConsumeConsentGrant(ctx, Presentation{
+		ID: token.id, SecretHash: token.secretHash(), Binding: r.binding, Attempt: newAttempt(),
+	})
+	if err != nil {
+		return r, storageError(err, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantExpired)
+	}
+	// What a storage of somebody else's returns is checked, not believed.
+	if grant == nil || grant.Denied || grant.ID != token.id || grant.Binding != r.binding || grant.Subject != r.subject || grant.ClientID != ar.GetClient().GetID() {
+		return r, fmt.Errorf("%w: it returned another grant than the one that was presented", ErrStorage)
+	}
+	if err := checkDecision(r, grant.Scopes, grant.Audience); err != nil {
+		return r, fmt.Errorf("%w: it returned a grant that cannot have been minted: %w", ErrStorage, err)
+	}
+	if !subset(ar.GetGrantedScopes(), grant.Scopes) || !subset(ar.GetGrantedAudience(), grant.Audience) {
+		return r, fmt.Errorf("%w: the request came with granted scopes or audience that the resource owner did not approve: remove the calls of GrantScope and GrantAudience, the gate makes them", ErrMisconfigured)
+	}
+	for _, scope := range grant.Scopes {
+		ar.GrantScope(scope)
+	}
+	for _, audience := range grant.Audience {
+		ar.GrantAudience(audience)
+	}
+	if len(grant.Data) > 0 {
+		if g.config.ApplyData == nil {
+			return r, errNoApplyData
+		}
+		if err := g.config.ApplyData(ctx, ar, grant.Data); err != nil {
+			return r, fmt.Errorf("fositeconsent: Config.ApplyData: %w", err)
+		}
+	}
+	pass.grant = grant
+	return r, g.checkGranted(ctx, pass)
+}
+
+var errNoApplyData = fmt.Errorf("%w: the decision carries data and Config.ApplyData is not set", ErrMisconfigured)
+
+// checkGranted holds what will be issued against what was decided.
+func (g *Gate) checkGranted(ctx context.Context, pass *passage) error {
+	ar, grant := pass.request.AuthorizeRequester, pass.grant
+	if !sameSet(ar.GetGrantedScopes(), grant.Scopes) || !sameSet(ar.GetGrantedAudience(), grant.Audience) {
+		return fmt.Errorf("%w: the granted scopes or audience were changed after the gate had set them to what the resource owner approved", ErrMisconfigured)
+	}
+	current := pass.request
+	current.session = ar.GetSession()
+	if isNil(current.session) {
+		return fmt.Errorf("%w: the session was removed from the request", ErrMisconfigured)
+	}
+	return g.checkSubject(ctx, current)
+}
+
+// storageError passes the reasons on that the storage may give, and makes
+// everything else a failure of the storage.
+func storageError(err error, allowed ...error) error {
+	for _, reason := range allowed {
+		if errors.Is(err, reason) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrStorage, err)
+}
+
+// subset compares exact strings: fosite's Arguments.Has ignores case.
+func subset(list, of []string) bool {
+	for _, s := range list {
+		if !slices.Contains(of, s) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameSet(a, b []string) bool { return subset(a, b) && subset(b, a) }

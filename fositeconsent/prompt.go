@@ -1,0 +1,231 @@
+package fositeconsent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ory/fosite"
+)
+
+// Prompt is one rendering of a consent page: what to show and the ticket to put
+// into its form.
+type Prompt struct {
+	// ID will be the name of the grant. For logs.
+	ID ID
+	// Ticket goes into the form, as a hidden field. It pins what this page
+	// shows to this subject; by itself it approves nothing. Text of a few hundred
+	// URL-safe characters, too long and too personal for a URL.
+	Ticket string
+	// Client is the one that asks (RFC 6749, Section 10.2: name it).
+	Client fosite.Client
+	// Subject is the resource owner who is asked.
+	Subject string
+	// Scopes and Audience are what is requested, in the order of the request.
+	Scopes, Audience []string
+	// RequiredScopes are those among Scopes that a decision cannot leave out.
+	RequiredScopes []string
+	// RedirectURI is where the browser will be sent.
+	RedirectURI string
+	// ExpiresAt is when the page can no longer be answered.
+	ExpiresAt time.Time
+}
+
+// Decision is what the resource owner approved. To deny there is [Gate.Deny].
+type Decision struct {
+	// Scopes are the granted ones among the requested, as exact strings. Nothing
+	// is granted that is not listed here. A scope with an asterisk cannot be
+	// granted: fosite's default strategy would take it for a pattern.
+	Scopes []string
+	// Audience is the granted part of the requested audience, as exact strings.
+	Audience []string
+	// Data is the host's own, handed to [Config.ApplyData] when the grant is
+	// consumed; at most [MaxDataSize] bytes. It is stored as it is.
+	Data []byte
+}
+
+// MaxDataSize bounds [Decision.Data], in bytes.
+const MaxDataSize = 64 << 10
+
+// Prompt prepares a consent page for the authorization request, for the session's
+// subject. Nothing is stored: a page that nobody answers leaves no trace.
+//
+// The errors are fosite's, to be written to the client: login_required if the
+// session has no subject or max_age is exceeded, consent_required if the client
+// sent prompt=none, invalid_request, or a server error.
+func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (_ *Prompt, err error) {
+	ctx, step := g.begin(ctx, ActionPrompt)
+	defer step.end(ctx, &err)
+	defer step.refuse(&err)
+
+	r, err := g.inspect(ctx, ar, session)
+	step.request = r
+	if err != nil {
+		return nil, err
+	}
+	if r.silent {
+		return nil, ErrConsentRequired
+	}
+	now := g.now()
+	t := ticket{
+		id:           newID(now),
+		binding:      r.binding,
+		expires:      now.Add(g.config.PromptLifespan),
+		subject:      r.subject,
+		loginSession: r.loginSession,
+		clientID:     ar.GetClient().GetID(),
+		scopes:       ar.GetRequestedScopes(),
+		audience:     ar.GetRequestedAudience(),
+	}
+	step.id = t.id
+	text, err := g.tickets.seal(ctx, t)
+	if err != nil {
+		return nil, err
+	}
+	prompt := &Prompt{
+		ID:          t.id,
+		Ticket:      text,
+		Client:      ar.GetClient(),
+		Subject:     r.subject,
+		Scopes:      slices.Clone(t.scopes),
+		Audience:    slices.Clone(t.audience),
+		RedirectURI: ar.GetRedirectURI().String(),
+		ExpiresAt:   t.expires,
+	}
+	for _, scope := range t.scopes {
+		if scope == "openid" {
+			prompt.RequiredScopes = append(prompt.RequiredScopes, scope)
+		}
+	}
+	return prompt, nil
+}
+
+// Mint records the resource owner's approval of the page that the ticket comes
+// from and returns the proof of it. Call it only on the exact approve value of the
+// page's form, sent by the page itself: protection against cross-site requests is
+// the host's (RFC 6749, Section 10.12).
+//
+// ar and session are those of the request that is about to be answered, parsed
+// anew or kept; the ticket decides whether they are what the page showed. Of any
+// number of calls for one page, on any number of nodes, one succeeds.
+//
+// [NeedsConsent] is true for the error if a new page is the way on: the ticket is
+// invalid, expired, another user's or for another request, or has been decided
+// already. Then nothing was stored. A decision that grants what was not requested
+// is refused as a whole.
+func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, ticket string, decision Decision) (_ Token, err error) {
+	ctx, step := g.begin(ctx, ActionMint)
+	defer step.end(ctx, &err)
+	defer step.refuse(&err)
+
+	grant, err := g.decide(ctx, step, ar, session, ticket)
+	if err != nil {
+		return Token{}, err
+	}
+	if err := checkDecision(step.request, decision.Scopes, decision.Audience); err != nil {
+		return Token{}, err
+	}
+	if len(decision.Data) > MaxDataSize {
+		return Token{}, fmt.Errorf("%w: its data has %d bytes: use at most %d", ErrInvalidDecision, len(decision.Data), MaxDataSize)
+	}
+	if len(decision.Data) > 0 && g.config.ApplyData == nil {
+		return Token{}, errNoApplyData
+	}
+	token := newToken(grant.ID)
+	grant.SecretHash = token.secretHash()
+	grant.Scopes = slices.Clone(decision.Scopes)
+	grant.Audience = slices.Clone(decision.Audience)
+	grant.Data = slices.Clone(decision.Data)
+	step.grant = grant
+	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
+		return Token{}, storageError(err, ErrAlreadyDecided)
+	}
+	return token, nil
+}
+
+// Deny records that the resource owner refused the page that the ticket comes
+// from. It is final: no call of [Gate.Mint] for the same page succeeds after it.
+// On success write fosite.ErrAccessDenied to the client (RFC 6749, Section
+// 4.1.2.1). The errors are those of Mint.
+func (g *Gate) Deny(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, ticket string) (err error) {
+	ctx, step := g.begin(ctx, ActionDeny)
+	defer step.end(ctx, &err)
+	defer step.refuse(&err)
+
+	grant, err := g.decide(ctx, step, ar, session, ticket)
+	if err != nil {
+		return err
+	}
+	grant.Denied = true
+	grant.SecretHash = newToken(grant.ID).secretHash() // of a secret that is gone when this line is over
+	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
+		return storageError(err, ErrAlreadyDecided)
+	}
+	return nil
+}
+
+// decide holds the ticket against the request and the session that it came back with.
+func (g *Gate) decide(ctx context.Context, step *step, ar fosite.AuthorizeRequester, session fosite.Session, text string) (*Grant, error) {
+	r, err := g.inspect(ctx, ar, session)
+	step.request = r
+	if err != nil {
+		return nil, err
+	}
+	if r.silent { // prompt is not bound: the page was shown without none
+		return nil, ErrBindingMismatch
+	}
+	t, err := g.tickets.open(ctx, text)
+	if err != nil {
+		return nil, err
+	}
+	step.id = t.id
+	switch {
+	case t.subject != r.subject, !sameText(t.loginSession, r.loginSession):
+		return nil, ErrForeignTicket
+	case !g.now().Before(t.expires):
+		return nil, ErrTicketExpired
+	case t.binding != r.binding, t.clientID != ar.GetClient().GetID(), !sameSet(t.scopes, ar.GetRequestedScopes()), !sameSet(t.audience, ar.GetRequestedAudience()):
+		return nil, ErrBindingMismatch
+	}
+	return &Grant{
+		ID: t.id, Binding: t.binding, Subject: t.subject, ClientID: t.clientID, Lifespan: g.config.GrantLifespan,
+	}, nil
+}
+
+// checkDecision refuses what was not requested, and what cannot be granted as if
+// it stood alone.
+func checkDecision(r request, scopes, audience []string) error {
+	for _, scope := range scopes {
+		if !slices.Contains(r.GetRequestedScopes(), scope) {
+			return fmt.Errorf("%w: scope %q was not requested", ErrInvalidDecision, scope)
+		}
+		if strings.Contains(scope, "*") {
+			return fmt.Errorf("%w: scope %q has a wildcard and would cover scopes that nobody saw: leave it out", ErrInvalidDecision, scope)
+		}
+		for _, special := range []string{"openid", "offline", "offline_access"} {
+			if scope != special && strings.EqualFold(scope, special) {
+				return fmt.Errorf("%w: fosite would take scope %q for %q: leave it out", ErrInvalidDecision, scope, special)
+			}
+		}
+	}
+	for _, a := range audience {
+		if !slices.Contains(r.GetRequestedAudience(), a) {
+			return fmt.Errorf("%w: audience %q was not requested", ErrInvalidDecision, a)
+		}
+	}
+	// Without openid fosite skips the checks of prompt, max_age and id_token_hint
+	// and leaves ID tokens out, or refuses them with a misleading error.
+	if slices.Contains(r.GetRequestedScopes(), "openid") && !slices.Contains(scopes, "openid") {
+		return fmt.Errorf("%w: the scope openid was requested and cannot be declined alone: grant it, or deny the request", ErrInvalidDecision)
+	}
+	return nil
+}
+
+func sameText(a, b *string) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return *a == *b
+}
