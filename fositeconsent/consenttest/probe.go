@@ -1,0 +1,420 @@
+package consenttest
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent"
+)
+
+// patience bounds one test, so that a call that never returns is reported by the
+// name of the test that it hangs in, as far as the storage obeys its context.
+const patience = time.Minute
+
+// presenters is how many calls race each other.
+const presenters = 64
+
+// sentinels are the errors by which a storage claims to know something.
+var sentinels = []error{
+	fositeconsent.ErrGrantNotFound,
+	fositeconsent.ErrBindingMismatch,
+	fositeconsent.ErrGrantConsumed,
+	fositeconsent.ErrGrantExpired,
+	fositeconsent.ErrAlreadyDecided,
+}
+
+// errOther stands for any error that is no sentinel.
+var errOther = errors.New("an error that is none of the sentinels")
+
+// probe is one test's view of the storages it asks for. It checks of each call
+// what holds for all of them.
+type probe struct {
+	*testing.T
+	newStorage func(testing.TB, Options) fositeconsent.GrantStorage
+}
+
+// open returns a storage with its own clock, or with an explicit one.
+func (p *probe) open(o Options) *checked {
+	p.Helper()
+	s := &checked{T: p.T, under: p.newStorage(p, o), secrets: new(sync.Map)}
+	if s.under == nil {
+		p.Fatal("newStorage returned nil")
+	}
+	ctx, cancel := context.WithTimeout(p.Context(), patience)
+	p.Cleanup(cancel)
+	s.ctx = ctx
+	return s
+}
+
+// openWithClock returns a storage and the clock that it was told to ask.
+func (p *probe) openWithClock() (*checked, *clock) {
+	p.Helper()
+	c := newClock()
+	return p.open(Options{Now: c.Now}), c
+}
+
+// clock stands still until it is moved.
+type clock struct {
+	start  time.Time
+	offset atomic.Int64
+}
+
+// newClock returns a clock that nobody can mistake for the real one, nor for a
+// count of seconds, nor for UTC.
+func newClock() *clock {
+	start := time.Now().Add(25*time.Hour + 17*time.Minute).Truncate(time.Second).Add(123 * time.Millisecond)
+	return &clock{start: start.In(time.FixedZone("", -(3*60+30)*60))}
+}
+
+func (c *clock) Now() time.Time          { return c.start.Add(time.Duration(c.offset.Load())) }
+func (c *clock) advance(d time.Duration) { c.offset.Add(int64(d)) }
+
+// checked passes calls on to a storage and checks of each of them that its error
+// is one sentinel or none, comes without a grant, and holds no secret.
+type checked struct {
+	*testing.T
+	ctx   context.Context
+	under fositeconsent.GrantStorage
+
+	secrets *sync.Map // of [32]byte to the spellings of it that no error may hold
+}
+
+// step runs a sub-test that uses the same storage.
+func (s *checked) step(sentence string, test func(s *checked)) {
+	s.Helper()
+	s.Run(sentence, func(t *testing.T) {
+		test(&checked{T: t, ctx: s.ctx, under: s.under, secrets: s.secrets})
+	})
+}
+
+func (s *checked) create(grant *fositeconsent.Grant) error {
+	s.Helper()
+	return s.createIn(s.ctx, grant)
+}
+
+func (s *checked) createIn(ctx context.Context, grant *fositeconsent.Grant) error {
+	s.Helper()
+	s.learn(grant.SecretHash)
+	s.learn(grant.Binding)
+	err := s.under.CreateConsentGrant(ctx, grant)
+	s.inspect("CreateConsentGrant", err)
+	if err != nil && reason(err) != fositeconsent.ErrAlreadyDecided && reason(err) != errOther {
+		s.Errorf("CreateConsentGrant returned a reason for which only a consume may be refused: %v", err)
+	}
+	return err
+}
+
+func (s *checked) consume(presentation fositeconsent.Presentation) (*fositeconsent.Grant, error) {
+	s.Helper()
+	return s.consumeIn(s.ctx, presentation)
+}
+
+func (s *checked) consumeIn(ctx context.Context, presentation fositeconsent.Presentation) (*fositeconsent.Grant, error) {
+	s.Helper()
+	s.learn(presentation.SecretHash)
+	s.learn(presentation.Binding)
+	grant, err := s.under.ConsumeConsentGrant(ctx, presentation)
+	s.inspect("ConsumeConsentGrant", err)
+	switch {
+	case err == nil && grant == nil:
+		s.Error("ConsumeConsentGrant returned neither a grant nor an error")
+		grant = &fositeconsent.Grant{}
+	case err != nil && grant != nil:
+		s.Errorf("ConsumeConsentGrant returned a grant with the error %v", err)
+	case reason(err) == fositeconsent.ErrAlreadyDecided:
+		s.Errorf("ConsumeConsentGrant returned a reason for which only a create may be refused: %v", err)
+	}
+	return grant, err
+}
+
+// mint stores the grant or ends the test.
+func (s *checked) mint(grant *fositeconsent.Grant) {
+	s.Helper()
+	if err := s.create(grant); err != nil {
+		s.Fatalf("CreateConsentGrant: got %v, want success", err)
+	}
+}
+
+// wantCreate creates and compares the outcome. A nil want is success.
+func (s *checked) wantCreate(grant *fositeconsent.Grant, want error) {
+	s.Helper()
+	if got := reason(s.create(grant)); got != want {
+		s.Errorf("CreateConsentGrant: got %v, want %v", outcome(got), outcome(want))
+	}
+}
+
+// wantRefused consumes and compares the reason.
+func (s *checked) wantRefused(presentation fositeconsent.Presentation, want error) {
+	s.Helper()
+	if _, err := s.consume(presentation); reason(err) != want {
+		s.Errorf("ConsumeConsentGrant: got %v, want %v", outcome(reason(err)), outcome(want))
+	}
+}
+
+// wantConsumed consumes, compares what comes back with what was created, and
+// returns it.
+func (s *checked) wantConsumed(presentation fositeconsent.Presentation, created *fositeconsent.Grant) *fositeconsent.Grant {
+	s.Helper()
+	grant, err := s.consume(presentation)
+	if err != nil {
+		s.Errorf("ConsumeConsentGrant: got %v, want success", err)
+		return &fositeconsent.Grant{}
+	}
+	s.wantSame(grant, created)
+	return grant
+}
+
+// wantSame compares a returned grant with the created one in everything but DecidedAt.
+func (s *checked) wantSame(got, created *fositeconsent.Grant) {
+	s.Helper()
+	differs := func(field string, got, want any) {
+		s.Helper()
+		s.Errorf("the returned grant's %s is %#v, want %#v", field, got, want)
+	}
+	if got.ID != created.ID {
+		differs("ID", got.ID.String(), created.ID.String())
+	}
+	if got.SecretHash != created.SecretHash {
+		s.Error("the returned grant's SecretHash is another one")
+	}
+	if got.Binding != created.Binding {
+		s.Error("the returned grant's Binding is another one")
+	}
+	if got.Subject != created.Subject {
+		differs("Subject", got.Subject, created.Subject)
+	}
+	if got.ClientID != created.ClientID {
+		differs("ClientID", got.ClientID, created.ClientID)
+	}
+	if !slices.Equal(got.Scopes, created.Scopes) {
+		differs("Scopes", got.Scopes, created.Scopes)
+	}
+	if !slices.Equal(got.Audience, created.Audience) {
+		differs("Audience", got.Audience, created.Audience)
+	}
+	if !bytes.Equal(got.Data, created.Data) {
+		differs("Data", shorten(got.Data), shorten(created.Data))
+	}
+	if got.Denied {
+		differs("Denied", true, false)
+	}
+	if got.Lifespan != 0 {
+		differs("Lifespan", got.Lifespan.String(), "0s: it tells nothing once the grant is spent")
+	}
+	if got.DecidedAt.IsZero() {
+		s.Error("the returned grant's DecidedAt is not set")
+	}
+}
+
+func shorten(b []byte) string {
+	if len(b) > 64 {
+		return fmt.Sprintf("%x… (%d bytes)", b[:64], len(b))
+	}
+	return fmt.Sprintf("%x", b)
+}
+
+// inspect checks what holds for every error.
+func (s *checked) inspect(call string, err error) {
+	s.Helper()
+	if err == nil {
+		return
+	}
+	var held []error
+	for _, sentinel := range sentinels {
+		if errors.Is(err, sentinel) {
+			held = append(held, sentinel)
+		}
+	}
+	if len(held) > 1 {
+		s.Errorf("%s returned an error that is %d sentinels at once: %v", call, len(held), err)
+	}
+	if len(held) > 0 && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		s.Errorf("%s reported an interrupted call as one of the sentinels: %v", call, err)
+	}
+	texts := []string{err.Error(), fmt.Sprintf("%+v", err)}
+	if texts[0] == texts[1] {
+		texts = texts[:1]
+	}
+	s.secrets.Range(func(_, spellings any) bool {
+		for spelling, pieces := range spellings.(map[string][]string) {
+			for _, piece := range pieces {
+				if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, piece) }) {
+					// Not the text: it would repeat the mistake.
+					s.Errorf("%s returned an error (%T) that holds the secret's hash or the binding as %s", call, err, spelling)
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
+// learn remembers a value that no error may hold.
+func (s *checked) learn(secret [32]byte) {
+	if secret == ([32]byte{}) {
+		return
+	}
+	if _, ok := s.secrets.Load(secret); !ok {
+		s.secrets.Store(secret, spellings(secret[:]))
+	}
+}
+
+// spellings returns the ways in which bytes usually end up in a text, cut into
+// pieces of which each is telling, so that an abbreviation is found as well.
+func spellings(b []byte) map[string][]string {
+	all := map[string]string{
+		"raw bytes":             string(b),
+		"quoted bytes":          strings.Trim(fmt.Sprintf("%q", b), `"`),
+		"hexadecimal":           hex.EncodeToString(b),
+		"upper-case hex":        strings.ToUpper(hex.EncodeToString(b)),
+		"hexadecimal list":      strings.TrimSuffix(strings.TrimPrefix(fmt.Sprintf("%#v", b), "[]byte{"), "}"),
+		"base64":                base64.RawStdEncoding.EncodeToString(b),
+		"base64url":             base64.RawURLEncoding.EncodeToString(b),
+		"decimal numbers":       strings.Trim(fmt.Sprint(b), "[]"),
+		"a list of decimals":    strings.ReplaceAll(strings.Trim(fmt.Sprint(b), "[]"), " ", ", "),
+		"a JSON array":          strings.ReplaceAll(strings.Trim(fmt.Sprint(b), "[]"), " ", ","),
+		"octal escapes":         octal(b),
+		"a list of hex numbers": strings.Trim(fmt.Sprintf("% x", b), "[]"),
+	}
+	pieces := make(map[string][]string, len(all))
+	for spelling, text := range all {
+		for n := len(text) / 4; len(text) >= n; text = text[n:] {
+			pieces[spelling] = append(pieces[spelling], text[:n])
+		}
+	}
+	return pieces
+}
+
+// octal spells bytes as PostgreSQL's escape format does, all of them escaped.
+func octal(b []byte) string {
+	var s strings.Builder
+	for _, c := range b {
+		fmt.Fprintf(&s, `\%03o`, c)
+	}
+	return s.String()
+}
+
+// reason returns nil for success, the sentinel, or errOther.
+func reason(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, sentinel := range sentinels {
+		if errors.Is(err, sentinel) {
+			return sentinel
+		}
+	}
+	return errOther
+}
+
+// outcome names what reason returned.
+func outcome(reason error) string {
+	if reason == nil {
+		return "success"
+	}
+	return reason.Error()
+}
+
+// tally counts outcomes.
+type tally map[error]int
+
+// wantTally compares the outcomes of a race, exactly.
+func (s *checked) wantTally(got, want tally) {
+	s.Helper()
+	for _, r := range append([]error{nil, errOther}, sentinels...) {
+		if got[r] != want[r] {
+			s.Errorf("%d of the calls ended with: %s; want %d", got[r], outcome(r), want[r])
+		}
+	}
+}
+
+// race runs n calls at once, as far as the machine can, and counts their outcomes.
+func (s *checked) race(n int, call func(i int) error) tally {
+	s.Helper()
+	outcomes := make([]error, n)
+	start := make(chan struct{})
+	var ready, done sync.WaitGroup
+	ready.Add(n)
+	for i := range n {
+		done.Go(func() {
+			ready.Done()
+			<-start
+			outcomes[i] = call(i)
+		})
+	}
+	ready.Wait()
+	close(start)
+	done.Wait()
+	counts := make(tally)
+	for _, err := range outcomes {
+		counts[reason(err)]++
+	}
+	return counts
+}
+
+// newGrant returns an approval like any other, under random keys.
+func newGrant() *fositeconsent.Grant {
+	return &fositeconsent.Grant{
+		ID:         newID(),
+		SecretHash: random32(),
+		Binding:    random32(),
+		Subject:    "subject-" + rand.Text(),
+		ClientID:   "client-" + rand.Text(),
+		Scopes:     []string{"openid", "photos.read", "offline_access"},
+		Audience:   []string{"https://photos.example/api", "https://albums.example/"},
+		Data:       []byte(rand.Text()),
+		Lifespan:   10 * time.Minute,
+	}
+}
+
+// newDenial returns a denial of the same prompt.
+func newDenial(of *fositeconsent.Grant) *fositeconsent.Grant {
+	denial := again(of)
+	denial.Denied = true
+	denial.Scopes, denial.Audience, denial.Data = nil, nil, nil
+	return denial
+}
+
+// again returns another decision on the same prompt: the same request, another secret.
+func again(of *fositeconsent.Grant) *fositeconsent.Grant {
+	grant := clone(of)
+	grant.SecretHash = random32()
+	return &grant
+}
+
+// present returns a new attempt of the right presenter.
+func present(grant *fositeconsent.Grant) fositeconsent.Presentation {
+	return fositeconsent.Presentation{ID: grant.ID, SecretHash: grant.SecretHash, Binding: grant.Binding, Attempt: newAttempt()}
+}
+
+func newID() (id fositeconsent.ID) {
+	_, _ = rand.Read(id[:])
+	ms := uint64(time.Now().UnixMilli()) //nolint:gosec // after 1970
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	id[6] = id[6]&0x0f | 0x70
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+func newAttempt() (a fositeconsent.Attempt) {
+	_, _ = rand.Read(a[:])
+	return a
+}
+
+func random32() (b [32]byte) {
+	_, _ = rand.Read(b[:])
+	return b
+}
