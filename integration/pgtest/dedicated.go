@@ -41,9 +41,7 @@ func Dedicated(t testing.TB) *Server {
 	if pinned == "url" {
 		pinned = ""
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
-	defer cancel()
-	own, err := startOwn(ctx, pinned, func(ctx context.Context, kind string) (controlled, error) {
+	own, err := startOwn(context.Background(), pinned, func(ctx context.Context, kind string) (controlled, error) {
 		if kind == kindDocker {
 			return nilIfFailed(startDocker(ctx, onDisk))
 		}

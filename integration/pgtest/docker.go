@@ -137,6 +137,8 @@ func removeAbandoned(pool *dockertest.Pool) {
 // ready waits until the server accepts connections. A container that ends instead
 // is reported with its log.
 func (s *dockerServer) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
 		conn, err := pgx.Connect(attempt, s.url())

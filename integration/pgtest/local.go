@@ -27,6 +27,10 @@ func (s *localServer) start(ctx context.Context) error {
 	o := postgres.Options{Dir: s.dir, InsecureNoSync: true, Settings: settings, Origin: postgres.Installed}
 	if s.kind == kindEmbedded {
 		o.Origin = postgres.Downloaded
+	} else {
+		limited, cancel := context.WithTimeout(ctx, startTimeout)
+		defer cancel()
+		ctx = limited
 	}
 	started, err := postgres.Start(ctx, o)
 	if err == nil {

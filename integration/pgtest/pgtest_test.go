@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -24,12 +25,12 @@ func within(t *testing.T, d time.Duration) context.Context {
 
 func TestEachTestHasAnEmptyDatabaseOfItsOwn(t *testing.T) {
 	t.Parallel()
-	var wg sync.WaitGroup
 	var mu sync.Mutex
 	seen := map[string]bool{}
-	t.Run("inner", func(t *testing.T) {
-		for range 8 {
-			wg.Go(func() {
+	t.Run("at the same time", func(t *testing.T) {
+		for i := range 8 {
+			t.Run(strconv.Itoa(i), func(t *testing.T) {
+				t.Parallel()
 				pool := Pool(t)
 				var name string
 				err := pool.QueryRow(within(t, time.Minute), "SELECT current_database()").Scan(&name)
@@ -39,15 +40,14 @@ func TestEachTestHasAnEmptyDatabaseOfItsOwn(t *testing.T) {
 				if _, err := pool.Exec(within(t, time.Minute), "CREATE TABLE same (n int)"); err != nil {
 					t.Error(err)
 				}
-				mu.Lock()
-				defer mu.Unlock()
-				seen[name] = true
 				if !strings.HasPrefix(name, "testeachtesthasanemptydatabaseofitsown") {
 					t.Errorf("the name %s does not show the test's", name)
 				}
+				mu.Lock()
+				defer mu.Unlock()
+				seen[name] = true
 			})
 		}
-		wg.Wait()
 	})
 	if len(seen) != 8 {
 		t.Errorf("%d different databases", len(seen))
