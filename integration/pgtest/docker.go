@@ -37,6 +37,7 @@ const (
 type dockerServer struct {
 	pool     *dockertest.Pool
 	resource *dockertest.Resource
+	host     string // where the server's port is on this machine
 	image    string
 	version  string
 	password string
@@ -97,6 +98,7 @@ func startDocker(ctx context.Context, where storage) (_ *dockerServer, err error
 	if err := s.resource.Expire(lifetime()); err != nil {
 		return nil, err
 	}
+	s.host = s.resource.GetHostPort(postgresPort)
 	return s, s.ready(ctx)
 }
 
@@ -177,7 +179,7 @@ func (s *dockerServer) log() string {
 	return strings.Join(slices.DeleteFunc(strings.Split(out.String(), "\n"), func(l string) bool { return l == "" }), " | ")
 }
 
-func (s *dockerServer) address() string { return s.resource.GetHostPort(postgresPort) }
+func (s *dockerServer) address() string { return s.host }
 
 func (s *dockerServer) url() string {
 	u := url.URL{
@@ -218,7 +220,7 @@ func (s *dockerServer) start(ctx context.Context) error {
 	if err := s.resource.Expire(lifetime()); err != nil {
 		return err
 	}
-	for s.resource.Container.NetworkSettings = nil; s.address() == ""; {
+	for {
 		container, err := s.pool.Client.InspectContainerWithContext(id, ctx)
 		if err != nil {
 			return err
@@ -226,12 +228,15 @@ func (s *dockerServer) start(ctx context.Context) error {
 		if !container.State.Running {
 			return fmt.Errorf("the container ended: %s", s.log())
 		}
-		s.resource.Container = container
-		if s.address() == "" && wait(ctx, 20*time.Millisecond) != nil {
+		// Not s.resource.Container = container: Expire goes on reading that field.
+		now := dockertest.Resource{Container: container}
+		if s.host = now.GetHostPort(postgresPort); s.host != "" {
+			return s.ready(ctx)
+		}
+		if wait(ctx, 20*time.Millisecond) != nil {
 			return errors.New("the container has no port")
 		}
 	}
-	return s.ready(ctx)
 }
 
 func (s *dockerServer) pause(context.Context) error {
