@@ -476,7 +476,7 @@ func (s *Server) launch(ctx context.Context, o Options, a *account) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	defer func() { _ = lock.Close() }()
 
 	// The server outlives the context of its start.
 	cmd := a.command(context.WithoutCancel(ctx), s.dir, s.programs.path("postgres"), args...)

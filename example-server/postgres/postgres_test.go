@@ -57,12 +57,12 @@ func testContext(t *testing.T) context.Context {
 // another user, and the folder around those of t.TempDir is closed to it.
 func openDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "postgres-test-")
+	dir, err := os.MkdirTemp("", "postgres-test-") //nolint:usetesting // as said above
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // G302: as said above
+	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -355,7 +355,7 @@ func TestFoldersThatArePassedOver(t *testing.T) {
 	partial, broken, good := t.TempDir(), t.TempDir(), t.TempDir()
 	write := func(dir, name, script string) {
 		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil { //nolint:gosec // G306: a program
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -71,8 +71,8 @@ func candidates() []string {
 	// A command on PATH may be a link to one program without its neighbours: the
 	// folder that counts is the one it leads to.
 	if found, err := exec.LookPath("postgres"); err == nil {
-		if real, err := filepath.EvalSymlinks(found); err == nil {
-			dirs = append(dirs, filepath.Dir(real))
+		if target, err := filepath.EvalSymlinks(found); err == nil {
+			dirs = append(dirs, filepath.Dir(target))
 		}
 	}
 	var known []string

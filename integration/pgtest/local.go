@@ -68,7 +68,7 @@ func startDedicatedLocal(ctx context.Context, kind string) (*dedicatedServer, er
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // G302: as root, the server is another user
+	if err := os.Chmod(dir, 0o711); err != nil { // as root, the server is another user
 		return nil, err
 	}
 	s, err := startLocal(ctx, kind, filepath.Join(dir, "postgres"))
