@@ -98,11 +98,11 @@ func textIsExact(p *probe) {
 			grant := newGrant()
 			other := again(grant)
 			set(grant)
-			switch reason(s.create(grant)) {
-			case nil:
+			switch outcomeOf(s.create(grant)) {
+			case succeeded:
 				s.wantConsumed(present(grant), grant)
-			case errOther:
-				s.wantRefused(present(grant), fositeconsent.ErrGrantNotFound)
+			case failed:
+				s.wantRefused(present(grant), notFound)
 				s.mint(other)
 				s.wantConsumed(present(other), other)
 			default:
@@ -155,15 +155,15 @@ func decidedOnce(p *probe) {
 
 				same := again(grant) // the same decision under another secret
 				same.Denied = second
-				s.wantCreate(same, fositeconsent.ErrAlreadyDecided)
+				s.wantCreate(same, alreadyDecided)
 				other := newGrant() // another one in everything but the prompt
 				other.ID, other.Denied = grant.ID, second
-				s.wantCreate(other, fositeconsent.ErrAlreadyDecided)
+				s.wantCreate(other, alreadyDecided)
 
-				s.wantRefused(present(same), fositeconsent.ErrGrantNotFound)
-				s.wantRefused(present(other), fositeconsent.ErrGrantNotFound)
+				s.wantRefused(present(same), notFound)
+				s.wantRefused(present(other), notFound)
 				if first {
-					s.wantRefused(present(grant), fositeconsent.ErrGrantNotFound)
+					s.wantRefused(present(grant), notFound)
 				} else {
 					s.wantConsumed(present(grant), grant)
 				}
@@ -188,14 +188,14 @@ func decidedForEver(p *probe) {
 	s.wantConsumed(winner, spent)
 	for range 2 {
 		for _, grant := range []*fositeconsent.Grant{spent, expired} {
-			s.wantCreate(again(grant), fositeconsent.ErrAlreadyDecided)
-			s.wantCreate(newDenial(grant), fositeconsent.ErrAlreadyDecided)
+			s.wantCreate(again(grant), alreadyDecided)
+			s.wantCreate(newDenial(grant), alreadyDecided)
 		}
 		s.wantConsumed(winner, spent)
-		s.wantRefused(present(spent), fositeconsent.ErrGrantConsumed)
+		s.wantRefused(present(spent), alreadyConsumed)
 		clock.advance(spent.Lifespan)
 	}
-	s.wantRefused(present(expired), fositeconsent.ErrGrantExpired)
+	s.wantRefused(present(expired), tooLate)
 }
 
 func createRepeated(p *probe) {
@@ -207,16 +207,16 @@ func createRepeated(p *probe) {
 		func(g *fositeconsent.Grant) { g.Scopes = append(slices.Clone(g.Scopes), "photos.delete") },
 		func(g *fositeconsent.Grant) { g.Audience = []string{"https://elsewhere.example/"} },
 		func(g *fositeconsent.Grant) { g.Data = []byte("something else") },
-		func(g *fositeconsent.Grant) { g.Lifespan *= 10 },
 		func(g *fositeconsent.Grant) { g.Lifespan = fositeconsent.MinGrantLifespan },
+		func(g *fositeconsent.Grant) { g.Lifespan = time.Hour },
 		func(g *fositeconsent.Grant) { g.Denied = !g.Denied },
 	}
 	repeat := func(s *checked, grant *fositeconsent.Grant) {
 		s.Helper()
+		repeated := clone(grant)
 		for _, change := range changes {
-			repeated := clone(grant)
-			change(&repeated)
-			s.wantCreate(&repeated, nil)
+			change(&repeated) // one after the other, until nothing is as it was
+			s.wantCreate(&repeated, succeeded)
 		}
 	}
 	s, clock := p.openWithClock()
@@ -237,7 +237,7 @@ func createRepeated(p *probe) {
 		s.wantConsumed(winner, grant)
 		for range 2 {
 			repeat(s, grant)
-			s.wantRefused(present(grant), fositeconsent.ErrGrantConsumed)
+			s.wantRefused(present(grant), alreadyConsumed)
 			s.wantConsumed(winner, grant)
 			clock.advance(grant.Lifespan)
 		}
@@ -247,24 +247,24 @@ func createRepeated(p *probe) {
 		s.mint(grant)
 		clock.advance(grant.Lifespan)
 		repeat(s, grant)
-		s.wantRefused(present(grant), fositeconsent.ErrGrantExpired)
+		s.wantRefused(present(grant), tooLate)
 	})
 	s.step("a denial stays a denial", func(s *checked) {
 		denial := newDenial(newGrant())
 		s.mint(denial)
 		repeat(s, denial)
-		s.wantRefused(present(denial), fositeconsent.ErrGrantNotFound)
+		s.wantRefused(present(denial), notFound)
 		clock.advance(denial.Lifespan)
 		repeat(s, denial)
-		s.wantRefused(present(denial), fositeconsent.ErrGrantNotFound)
+		s.wantRefused(present(denial), notFound)
 	})
 }
 
 // refuse asks for a create that cannot succeed, and sees that nothing came of it.
 func (s *checked) refuse(grant *fositeconsent.Grant) {
 	s.Helper()
-	s.wantCreate(grant, errOther)
-	s.wantRefused(present(grant), fositeconsent.ErrGrantNotFound)
+	s.wantCreate(grant, failed)
+	s.wantRefused(present(grant), notFound)
 	if grant.ID.IsZero() {
 		return
 	}
@@ -345,18 +345,18 @@ func callersGrantIsTheCallers(p *probe) {
 	before := deep(grant)
 	s.mint(grant)
 	untouched(s, "a create", grant, before)
-	s.wantCreate(grant, nil)
+	s.wantCreate(grant, succeeded)
 	untouched(s, "a repeated create", grant, before)
 
 	second := roomy(again(grant))
 	before = deep(second)
-	s.wantCreate(second, fositeconsent.ErrAlreadyDecided)
+	s.wantCreate(second, alreadyDecided)
 	untouched(s, "a create that came second", second, before)
 
 	refused := roomy(newGrant())
 	refused.Lifespan = 0
 	before = deep(refused)
-	s.wantCreate(refused, errOther)
+	s.wantCreate(refused, failed)
 	untouched(s, "a refused create", refused, before)
 
 	cancelled, cancel := context.WithCancel(s.ctx)

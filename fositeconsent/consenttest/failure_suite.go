@@ -26,22 +26,20 @@ func cancelledCreate(p *probe) {
 	p.open(Options{}).overContexts(func(s *checked, over context.Context) {
 		wantInterrupted := func(grant *fositeconsent.Grant) {
 			s.Helper()
-			if err := s.createIn(over, grant); reason(err) != errOther {
-				s.Errorf("CreateConsentGrant: got %v, want %v", outcome(reason(err)), errOther)
-			}
+			s.compare("CreateConsentGrant", s.createIn(over, grant), failed)
 		}
 		for _, denied := range []bool{false, true} {
 			first := newGrant()
 			first.Denied = denied
 			wantInterrupted(first)
-			s.wantRefused(present(first), fositeconsent.ErrGrantNotFound)
+			s.wantRefused(present(first), notFound)
 
 			second := again(first) // nobody has decided yet
 			second.Denied = false
 			s.mint(second)
 			wantInterrupted(second)
 			wantInterrupted(first)
-			s.wantRefused(present(first), fositeconsent.ErrGrantNotFound)
+			s.wantRefused(present(first), notFound)
 			s.wantConsumed(present(second), second)
 		}
 	})
@@ -51,9 +49,8 @@ func cancelledConsume(p *probe) {
 	p.open(Options{}).overContexts(func(s *checked, over context.Context) {
 		wantInterrupted := func(presentation fositeconsent.Presentation) {
 			s.Helper()
-			if _, err := s.consumeIn(over, presentation); reason(err) != errOther {
-				s.Errorf("ConsumeConsentGrant: got %v, want %v", outcome(reason(err)), errOther)
-			}
+			_, err := s.consumeIn(over, presentation)
+			s.compare("ConsumeConsentGrant", err, failed)
 		}
 		grant := newGrant()
 		wantInterrupted(present(grant))
@@ -92,22 +89,29 @@ func (s *checked) soon(i int) context.Context {
 func createCancelledUnderWay(p *probe) {
 	s := p.open(Options{})
 	for range rounds {
+		// Each of a prompt of its own: nobody else can have decided it.
+		alone := make([]*fositeconsent.Grant, contenders)
+		for i := range alone {
+			alone[i] = newGrant()
+		}
+		told := s.contend(func(ctx context.Context, i int) error { return s.createIn(ctx, alone[i]) })
+		for i, grant := range alone {
+			s.consistent("CreateConsentGrant", told[i], outcomeOf(s.create(grant)), succeeded)
+			s.wantConsumed(present(grant), grant)
+		}
+
+		// All of one prompt.
 		prompt := newGrant()
 		decisions := make([]*fositeconsent.Grant, contenders)
 		for i := range decisions {
 			decisions[i] = again(prompt)
 		}
-		// What a contender was told must hold when it asks again.
-		told := make([]error, contenders)
-		s.race(contenders, func(i int) error {
-			told[i] = reason(s.createIn(s.soon(i), decisions[i]))
-			return told[i]
-		})
+		told = s.contend(func(ctx context.Context, i int) error { return s.createIn(ctx, decisions[i]) })
 		var taken *fositeconsent.Grant
 		for i, decision := range decisions {
-			settled := reason(s.create(decision))
-			s.consistent("CreateConsentGrant", told[i], settled, fositeconsent.ErrAlreadyDecided)
-			if settled == nil {
+			settled := outcomeOf(s.create(decision))
+			s.consistent("CreateConsentGrant", told[i], settled, alreadyDecided)
+			if settled == succeeded {
 				if taken != nil {
 					s.Error("two decisions were taken on one prompt")
 				}
@@ -124,24 +128,40 @@ func createCancelledUnderWay(p *probe) {
 func consumeCancelledUnderWay(p *probe) {
 	s := p.open(Options{})
 	for range rounds {
+		// Each for a grant of its own: nobody else can have spent it.
+		alone := make([]*fositeconsent.Grant, contenders)
+		presentations := make([]fositeconsent.Presentation, contenders)
+		for i := range alone {
+			alone[i] = newGrant()
+			s.mint(alone[i])
+			presentations[i] = present(alone[i])
+		}
+		told := s.contend(func(ctx context.Context, i int) error {
+			_, err := s.consumeIn(ctx, presentations[i])
+			return err
+		})
+		for i, presentation := range presentations {
+			_, err := s.consume(presentation)
+			s.consistent("ConsumeConsentGrant", told[i], outcomeOf(err), succeeded)
+			s.wantRefused(present(alone[i]), alreadyConsumed)
+		}
+
+		// All for one grant.
 		grant := newGrant()
 		s.mint(grant)
-		presentations := make([]fositeconsent.Presentation, contenders)
 		for i := range presentations {
 			presentations[i] = present(grant)
 		}
-		told := make([]error, contenders)
-		s.race(contenders, func(i int) error {
-			_, err := s.consumeIn(s.soon(i), presentations[i])
-			told[i] = reason(err)
+		told = s.contend(func(ctx context.Context, i int) error {
+			_, err := s.consumeIn(ctx, presentations[i])
 			return err
 		})
 		winners := 0
 		for i, presentation := range presentations {
 			_, err := s.consume(presentation)
-			settled := reason(err)
-			s.consistent("ConsumeConsentGrant", told[i], settled, fositeconsent.ErrGrantConsumed)
-			if settled == nil {
+			settled := outcomeOf(err)
+			s.consistent("ConsumeConsentGrant", told[i], settled, alreadyConsumed)
+			if settled == succeeded {
 				winners++
 			}
 		}
@@ -151,15 +171,29 @@ func consumeCancelledUnderWay(p *probe) {
 	}
 }
 
+// contend runs calls at once under contexts that end while they are under way,
+// and returns what each of them was told.
+func (s *checked) contend(call func(ctx context.Context, i int) error) []outcome {
+	s.Helper()
+	told := make([]outcome, contenders)
+	s.race(contenders, func(i int) error {
+		err := call(s.soon(i), i)
+		told[i] = outcomeOf(err)
+		return err
+	})
+	return told
+}
+
 // consistent compares what a call was told at first, under a context that ended
-// under way, with what it was told when it was repeated.
-func (s *checked) consistent(call string, told, settled, lost error) {
+// under way, with what it was told when it was repeated: that it succeeded, or
+// that it lost, which is succeeded as well for one that nobody can have beaten.
+func (s *checked) consistent(call string, told, settled, lost outcome) {
 	s.Helper()
 	switch {
-	case settled != nil && settled != lost:
-		s.Errorf("%s, repeated: got %v, want success or %v", call, outcome(settled), lost)
-	case told != errOther && told != settled:
-		s.Errorf("%s: got %v at first and %v when it was repeated", call, outcome(told), outcome(settled))
+	case settled != succeeded && settled != lost:
+		s.Errorf("%s, repeated after an interruption: got %s", call, settled)
+	case told != failed && told != settled:
+		s.Errorf("%s: got %s at first and %s when it was repeated", call, told, settled)
 	}
 }
 
@@ -167,11 +201,11 @@ func brokenBackend(p *probe) {
 	s := p.open(Options{Broken: true})
 	grant := newGrant()
 	for range 2 {
-		s.wantCreate(grant, errOther)
-		s.wantCreate(again(grant), errOther)
-		s.wantCreate(newDenial(grant), errOther)
-		s.wantRefused(present(grant), errOther)
-		s.wantRefused(present(newGrant()), errOther)
+		s.wantCreate(grant, failed)
+		s.wantCreate(again(grant), failed)
+		s.wantCreate(newDenial(grant), failed)
+		s.wantRefused(present(grant), failed)
+		s.wantRefused(present(newGrant()), failed)
 	}
 	got := s.race(presenters, func(i int) error {
 		if i%2 == 0 {
@@ -180,13 +214,10 @@ func brokenBackend(p *probe) {
 		_, err := s.consume(present(grant))
 		return err
 	})
-	s.wantTally(got, tally{errOther: presenters})
+	s.wantTally(got, tally{failed: presenters})
 	s.overContexts(func(s *checked, over context.Context) {
-		if err := s.createIn(over, grant); reason(err) != errOther {
-			s.Errorf("CreateConsentGrant: got %v, want %v", outcome(reason(err)), errOther)
-		}
-		if _, err := s.consumeIn(over, present(grant)); reason(err) != errOther {
-			s.Errorf("ConsumeConsentGrant: got %v, want %v", outcome(reason(err)), errOther)
-		}
+		s.compare("CreateConsentGrant", s.createIn(over, grant), failed)
+		_, err := s.consumeIn(over, present(grant))
+		s.compare("ConsumeConsentGrant", err, failed)
 	})
 }

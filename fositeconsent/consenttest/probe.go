@@ -25,17 +25,43 @@ const patience = time.Minute
 // presenters is how many calls race each other.
 const presenters = 64
 
+// outcome is what a call said: that it succeeded, one of the reasons for which a
+// storage may refuse, or that it failed and the outcome is unknown.
+type outcome string
+
+const (
+	succeeded       outcome = "success"
+	notFound        outcome = "ErrGrantNotFound"
+	mismatched      outcome = "ErrBindingMismatch"
+	alreadyConsumed outcome = "ErrGrantConsumed"
+	tooLate         outcome = "ErrGrantExpired"
+	alreadyDecided  outcome = "ErrAlreadyDecided"
+	failed          outcome = "an error that is none of the sentinels"
+)
+
 // sentinels are the errors by which a storage claims to know something.
-var sentinels = []error{
-	fositeconsent.ErrGrantNotFound,
-	fositeconsent.ErrBindingMismatch,
-	fositeconsent.ErrGrantConsumed,
-	fositeconsent.ErrGrantExpired,
-	fositeconsent.ErrAlreadyDecided,
+var sentinels = []struct {
+	err  error
+	says outcome
+}{
+	{fositeconsent.ErrGrantNotFound, notFound},
+	{fositeconsent.ErrBindingMismatch, mismatched},
+	{fositeconsent.ErrGrantConsumed, alreadyConsumed},
+	{fositeconsent.ErrGrantExpired, tooLate},
+	{fositeconsent.ErrAlreadyDecided, alreadyDecided},
 }
 
-// errOther stands for any error that is no sentinel.
-var errOther = errors.New("an error that is none of the sentinels")
+func outcomeOf(err error) outcome {
+	if err == nil {
+		return succeeded
+	}
+	for _, sentinel := range sentinels {
+		if errors.Is(err, sentinel.err) {
+			return sentinel.says
+		}
+	}
+	return failed
+}
 
 // probe is one test's view of the storages it asks for. It checks of each call
 // what holds for all of them.
@@ -47,7 +73,7 @@ type probe struct {
 // open returns a storage with its own clock, or with an explicit one.
 func (p *probe) open(o Options) *checked {
 	p.Helper()
-	s := &checked{T: p.T, under: p.newStorage(p, o), secrets: new(sync.Map)}
+	s := &checked{T: p.T, under: p.newStorage(p, o), secrets: new(sync.Map), texts: new(sync.Map)}
 	if s.under == nil {
 		p.Fatal("newStorage returned nil")
 	}
@@ -87,14 +113,17 @@ type checked struct {
 	ctx   context.Context
 	under fositeconsent.GrantStorage
 
-	secrets *sync.Map // of [32]byte to the spellings of it that no error may hold
+	// secrets are what no error may hold: [32]byte to func() of its spellings.
+	// texts are the errors' texts that have been looked through. A text that
+	// comes up again cannot hold what became known in between: that is random.
+	secrets, texts *sync.Map
 }
 
 // step runs a sub-test that uses the same storage.
 func (s *checked) step(sentence string, test func(s *checked)) {
 	s.Helper()
 	s.Run(sentence, func(t *testing.T) {
-		test(&checked{T: t, ctx: s.ctx, under: s.under, secrets: s.secrets})
+		test(&checked{T: t, ctx: s.ctx, under: s.under, secrets: s.secrets, texts: s.texts})
 	})
 }
 
@@ -109,7 +138,7 @@ func (s *checked) createIn(ctx context.Context, grant *fositeconsent.Grant) erro
 	s.learn(grant.Binding)
 	err := s.under.CreateConsentGrant(ctx, grant)
 	s.inspect("CreateConsentGrant", err)
-	if err != nil && reason(err) != fositeconsent.ErrAlreadyDecided && reason(err) != errOther {
+	if says := outcomeOf(err); says != succeeded && says != alreadyDecided && says != failed {
 		s.Errorf("CreateConsentGrant returned a reason for which only a consume may be refused: %v", err)
 	}
 	return err
@@ -132,7 +161,7 @@ func (s *checked) consumeIn(ctx context.Context, presentation fositeconsent.Pres
 		grant = &fositeconsent.Grant{}
 	case err != nil && grant != nil:
 		s.Errorf("ConsumeConsentGrant returned a grant with the error %v", err)
-	case reason(err) == fositeconsent.ErrAlreadyDecided:
+	case outcomeOf(err) == alreadyDecided:
 		s.Errorf("ConsumeConsentGrant returned a reason for which only a create may be refused: %v", err)
 	}
 	return grant, err
@@ -146,20 +175,29 @@ func (s *checked) mint(grant *fositeconsent.Grant) {
 	}
 }
 
-// wantCreate creates and compares the outcome. A nil want is success.
-func (s *checked) wantCreate(grant *fositeconsent.Grant, want error) {
+// wantCreate creates and compares the outcome.
+func (s *checked) wantCreate(grant *fositeconsent.Grant, want outcome) {
 	s.Helper()
-	if got := reason(s.create(grant)); got != want {
-		s.Errorf("CreateConsentGrant: got %v, want %v", outcome(got), outcome(want))
+	s.compare("CreateConsentGrant", s.create(grant), want)
+}
+
+// compare compares the outcome of a call with the right one.
+func (s *checked) compare(call string, err error, want outcome) {
+	s.Helper()
+	switch got := outcomeOf(err); {
+	case got == want:
+	case got == failed:
+		s.Errorf("%s: got the error %v, want %s", call, err, want)
+	default:
+		s.Errorf("%s: got %s, want %s", call, got, want)
 	}
 }
 
 // wantRefused consumes and compares the reason.
-func (s *checked) wantRefused(presentation fositeconsent.Presentation, want error) {
+func (s *checked) wantRefused(presentation fositeconsent.Presentation, want outcome) {
 	s.Helper()
-	if _, err := s.consume(presentation); reason(err) != want {
-		s.Errorf("ConsumeConsentGrant: got %v, want %v", outcome(reason(err)), outcome(want))
-	}
+	_, err := s.consume(presentation)
+	s.compare("ConsumeConsentGrant", err, want)
 }
 
 // wantConsumed consumes, compares what comes back with what was created, and
@@ -230,30 +268,33 @@ func (s *checked) inspect(call string, err error) {
 	if err == nil {
 		return
 	}
-	var held []error
+	held := 0
 	for _, sentinel := range sentinels {
-		if errors.Is(err, sentinel) {
-			held = append(held, sentinel)
+		if errors.Is(err, sentinel.err) {
+			held++
 		}
 	}
-	if len(held) > 1 {
-		s.Errorf("%s returned an error that is %d sentinels at once: %v", call, len(held), err)
+	if held > 1 {
+		s.Errorf("%s returned an error that is %d sentinels at once: %v", call, held, err)
 	}
-	if len(held) > 0 && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+	if held > 0 && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
 		s.Errorf("%s reported an interrupted call as one of the sentinels: %v", call, err)
 	}
-	texts := []string{err.Error(), fmt.Sprintf("%+v", err)}
-	if texts[0] == texts[1] {
-		texts = texts[:1]
+	for _, text := range []string{err.Error(), fmt.Sprintf("%+v", err)} {
+		if _, known := s.texts.LoadOrStore(text, true); !known {
+			s.search(call, text)
+		}
 	}
+}
+
+// search looks through the text of an error for secrets.
+func (s *checked) search(call, text string) {
+	s.Helper()
 	s.secrets.Range(func(_, spellings any) bool {
-		for spelling, pieces := range spellings.(map[string][]string) {
-			for _, piece := range pieces {
-				if slices.ContainsFunc(texts, func(text string) bool { return strings.Contains(text, piece) }) {
-					// Not the text: it would repeat the mistake.
-					s.Errorf("%s returned an error (%T) that holds the secret's hash or the binding as %s", call, err, spelling)
-					return false
-				}
+		for spelling, pieces := range spellings.(func() map[string][]string)() {
+			if slices.ContainsFunc(pieces, func(piece string) bool { return strings.Contains(text, piece) }) {
+				s.Errorf("%s returned an error that holds a secret's hash or a binding as %s: %q", call, spelling, text)
+				return false
 			}
 		}
 		return true
@@ -266,7 +307,7 @@ func (s *checked) learn(secret [32]byte) {
 		return
 	}
 	if _, ok := s.secrets.Load(secret); !ok {
-		s.secrets.Store(secret, spellings(secret[:]))
+		s.secrets.Store(secret, sync.OnceValue(func() map[string][]string { return spellings(secret[:]) }))
 	}
 }
 
@@ -305,36 +346,15 @@ func octal(b []byte) string {
 	return s.String()
 }
 
-// reason returns nil for success, the sentinel, or errOther.
-func reason(err error) error {
-	if err == nil {
-		return nil
-	}
-	for _, sentinel := range sentinels {
-		if errors.Is(err, sentinel) {
-			return sentinel
-		}
-	}
-	return errOther
-}
-
-// outcome names what reason returned.
-func outcome(reason error) string {
-	if reason == nil {
-		return "success"
-	}
-	return reason.Error()
-}
-
 // tally counts outcomes.
-type tally map[error]int
+type tally map[outcome]int
 
 // wantTally compares the outcomes of a race, exactly.
 func (s *checked) wantTally(got, want tally) {
 	s.Helper()
-	for _, r := range append([]error{nil, errOther}, sentinels...) {
-		if got[r] != want[r] {
-			s.Errorf("%d of the calls ended with: %s; want %d", got[r], outcome(r), want[r])
+	for _, o := range []outcome{succeeded, notFound, mismatched, alreadyConsumed, tooLate, alreadyDecided, failed} {
+		if got[o] != want[o] {
+			s.Errorf("%d calls ended in %s, want %d", got[o], o, want[o])
 		}
 	}
 }
@@ -358,7 +378,7 @@ func (s *checked) race(n int, call func(i int) error) tally {
 	done.Wait()
 	counts := make(tally)
 	for _, err := range outcomes {
-		counts[reason(err)]++
+		counts[outcomeOf(err)]++
 	}
 	return counts
 }

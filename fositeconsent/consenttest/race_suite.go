@@ -7,7 +7,8 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// rounds is how often a race is run.
+// rounds is how often a race is run, with the calls in different orders where
+// they differ: the scheduler starts goroutines in an order of its own.
 const rounds = 4
 
 func manyConsumers(p *probe) {
@@ -25,17 +26,17 @@ func manyConsumers(p *probe) {
 			}
 			return err
 		})
-		s.wantTally(got, tally{nil: 1, fositeconsent.ErrGrantConsumed: presenters - 1})
+		s.wantTally(got, tally{succeeded: 1, alreadyConsumed: presenters - 1})
 		if winner.Load() != nil {
 			s.wantConsumed(*winner.Load(), grant)
 		}
-		s.wantRefused(present(grant), fositeconsent.ErrGrantConsumed)
+		s.wantRefused(present(grant), alreadyConsumed)
 	}
 }
 
 func manyRepeatedAttempts(p *probe) {
 	const attempts = 8
-	s := p.open(Options{})
+	s, clock := p.openWithClock()
 	for range rounds {
 		grant := newGrant()
 		s.mint(grant)
@@ -44,18 +45,21 @@ func manyRepeatedAttempts(p *probe) {
 			presentations[i] = present(grant)
 		}
 		var wins [attempts]atomic.Int32
-		got := s.race(presenters, func(i int) error {
-			_, err := s.consume(presentations[i%attempts])
-			if err == nil {
-				wins[i%attempts].Add(1)
+		for again := range 2 { // the second time after the end of the lifespan
+			got := s.race(presenters, func(i int) error {
+				_, err := s.consume(presentations[i%attempts])
+				if err == nil {
+					wins[i%attempts].Add(1)
+				}
+				return err
+			})
+			s.wantTally(got, tally{succeeded: presenters / attempts, alreadyConsumed: presenters - presenters/attempts})
+			for i := range wins {
+				if n, all := int(wins[i].Load()), (again+1)*presenters/attempts; n != 0 && n != all {
+					s.Errorf("one attempt, made %d times, succeeded %d times: want all or none", all, n)
+				}
 			}
-			return err
-		})
-		s.wantTally(got, tally{nil: presenters / attempts, fositeconsent.ErrGrantConsumed: presenters - presenters/attempts})
-		for i := range wins {
-			if n := wins[i].Load(); n != 0 && n != presenters/attempts {
-				s.Errorf("one attempt, made %d times, succeeded %d times: want all or none", presenters/attempts, n)
-			}
+			clock.advance(grant.Lifespan)
 		}
 	}
 }
@@ -74,19 +78,19 @@ func oneAttemptManyTimes(p *probe) {
 			}
 			return err
 		})
-		s.wantTally(got, tally{nil: presenters})
-		s.wantRefused(present(grant), fositeconsent.ErrGrantConsumed)
+		s.wantTally(got, tally{succeeded: presenters})
+		s.wantRefused(present(grant), alreadyConsumed)
 	}
 }
 
 func wrongPresentersInTheRace(p *probe) {
 	s := p.open(Options{})
-	for range rounds {
+	for round := range rounds {
 		grant := newGrant()
 		s.mint(grant)
 		got := s.race(presenters, func(i int) error {
 			presentation := present(grant)
-			switch i % 4 {
+			switch (i + round) % 4 { // each kind is once the one that starts first
 			case 0:
 				presentation.Binding = random32()
 			case 1:
@@ -96,13 +100,26 @@ func wrongPresentersInTheRace(p *probe) {
 			return err
 		})
 		s.wantTally(got, tally{
-			nil:                              1,
-			fositeconsent.ErrGrantConsumed:   presenters/2 - 1,
-			fositeconsent.ErrBindingMismatch: presenters / 4,
-			fositeconsent.ErrGrantNotFound:   presenters / 4,
+			succeeded:       1,
+			alreadyConsumed: presenters/2 - 1,
+			mismatched:      presenters / 4,
+			notFound:        presenters / 4,
 		})
 
-		// Where only wrong ones race, the grant survives.
+		// The right one among wrong ones, wherever it starts, and then none at all.
+		grant = newGrant()
+		s.mint(grant)
+		right := round * (presenters - 1) / (rounds - 1)
+		got = s.race(presenters, func(i int) error {
+			presentation := present(grant)
+			if i != right {
+				presentation.Binding = random32()
+			}
+			_, err := s.consume(presentation)
+			return err
+		})
+		s.wantTally(got, tally{succeeded: 1, mismatched: presenters - 1})
+
 		grant = newGrant()
 		s.mint(grant)
 		got = s.race(presenters, func(int) error {
@@ -111,7 +128,7 @@ func wrongPresentersInTheRace(p *probe) {
 			_, err := s.consume(presentation)
 			return err
 		})
-		s.wantTally(got, tally{fositeconsent.ErrBindingMismatch: presenters})
+		s.wantTally(got, tally{mismatched: presenters})
 		s.wantConsumed(present(grant), grant)
 	}
 }
@@ -128,7 +145,7 @@ func (s *checked) decide(decisions []*fositeconsent.Grant) *fositeconsent.Grant 
 		}
 		return err
 	})
-	s.wantTally(got, tally{nil: 1, fositeconsent.ErrAlreadyDecided: len(decisions) - 1})
+	s.wantTally(got, tally{succeeded: 1, alreadyDecided: len(decisions) - 1})
 	return winner.Load()
 }
 
@@ -137,13 +154,13 @@ func (s *checked) onlyTaken(taken *fositeconsent.Grant, decisions []*fositeconse
 	s.Helper()
 	for _, decision := range decisions {
 		if decision != taken {
-			s.wantRefused(present(decision), fositeconsent.ErrGrantNotFound)
+			s.wantRefused(present(decision), notFound)
 		}
 	}
 	switch {
 	case taken == nil:
 	case taken.Denied:
-		s.wantRefused(present(taken), fositeconsent.ErrGrantNotFound)
+		s.wantRefused(present(taken), notFound)
 	default:
 		s.wantConsumed(present(taken), taken)
 	}
@@ -166,21 +183,21 @@ func oneMintManyTimes(p *probe) {
 	for range rounds {
 		grant := newGrant()
 		got := s.race(presenters, func(int) error { return s.create(grant) })
-		s.wantTally(got, tally{nil: presenters})
-		s.wantCreate(again(grant), fositeconsent.ErrAlreadyDecided)
+		s.wantTally(got, tally{succeeded: presenters})
+		s.wantCreate(again(grant), alreadyDecided)
 		s.wantConsumed(present(grant), grant)
-		s.wantRefused(present(grant), fositeconsent.ErrGrantConsumed)
+		s.wantRefused(present(grant), alreadyConsumed)
 	}
 }
 
 func mintsAndDenials(p *probe) {
 	s := p.open(Options{})
-	for range rounds {
+	for round := range rounds {
 		for _, n := range []int{2, presenters} {
 			prompt := newGrant()
 			decisions := make([]*fositeconsent.Grant, n)
 			for i := range decisions {
-				if i%2 == 0 {
+				if (i+round)%2 == 0 { // each kind is as often the one that starts first
 					decisions[i] = again(prompt)
 				} else {
 					decisions[i] = newDenial(prompt)
@@ -193,11 +210,12 @@ func mintsAndDenials(p *probe) {
 
 func consumeRacesCreate(p *probe) {
 	s := p.open(Options{})
-	for range rounds {
+	for round := range rounds {
 		grant := newGrant()
+		creator := round * (presenters - 1) / (rounds - 1) // early, late and in between
 		var wins atomic.Int32
 		got := s.race(presenters, func(i int) error {
-			if i == 0 {
+			if i == creator {
 				return s.create(grant)
 			}
 			returned, err := s.consume(present(grant))
@@ -207,17 +225,17 @@ func consumeRacesCreate(p *probe) {
 			}
 			return err
 		})
-		if got[nil] != 1+int(wins.Load()) {
+		if got[succeeded] != 1+int(wins.Load()) {
 			s.Error("the create failed because the grant was being presented")
 		}
 		if wins.Load() == 0 {
-			s.wantTally(got, tally{nil: 1, fositeconsent.ErrGrantNotFound: presenters - 1})
+			s.wantTally(got, tally{succeeded: 1, notFound: presenters - 1})
 			s.wantConsumed(present(grant), grant)
 			continue
 		}
-		early := got[fositeconsent.ErrGrantNotFound]
-		s.wantTally(got, tally{nil: 2, fositeconsent.ErrGrantNotFound: early, fositeconsent.ErrGrantConsumed: presenters - 2 - early})
-		s.wantRefused(present(grant), fositeconsent.ErrGrantConsumed)
+		early := got[notFound]
+		s.wantTally(got, tally{succeeded: 2, notFound: early, alreadyConsumed: presenters - 2 - early})
+		s.wantRefused(present(grant), alreadyConsumed)
 	}
 }
 
@@ -236,9 +254,9 @@ func independentGrants(p *probe) {
 		}
 		return err
 	})
-	s.wantTally(got, tally{nil: presenters})
+	s.wantTally(got, tally{succeeded: presenters})
 	grants.Range(func(_, grant any) bool {
-		s.wantRefused(present(grant.(*fositeconsent.Grant)), fositeconsent.ErrGrantConsumed)
+		s.wantRefused(present(grant.(*fositeconsent.Grant)), alreadyConsumed)
 		return true
 	})
 }

@@ -27,7 +27,8 @@ type Options struct {
 // It calls newStorage once or more for each of them, from several goroutines at
 // once, with that test's t: for fatal errors and for Cleanup. The storages may all
 // share one backend, which need not be empty: every key is random, and nothing
-// but what a test itself has created is looked at. A storage whose backend runs
+// but what a test itself has created is looked at. They must not be inside a
+// transaction that one failed call would end. A storage whose backend runs
 // many calls at once is tested hardest by a pool of connections with room for
 // that; 64 calls are in flight in the tests of races.
 //
