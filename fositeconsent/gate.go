@@ -248,6 +248,9 @@ func storageError(err error, allowed ...error) error {
 			return err
 		}
 	}
+	if isRefusal(err) { // not one of this method's, and so not to be believed
+		return fmt.Errorf("%w: unexpected error: %v", ErrStorage, err) //nolint:errorlint // hides it on purpose
+	}
 	return fmt.Errorf("%w: %w", ErrStorage, err)
 }
 

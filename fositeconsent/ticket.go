@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -65,7 +66,7 @@ func (s ticketSealer) seal(ctx context.Context, t ticket) (string, error) {
 // open returns the ticket that seal was given, [ErrInvalidTicket], or an error
 // of the host's secrets. It does not look at the expiry.
 func (s ticketSealer) open(ctx context.Context, text string) (ticket, error) {
-	if len(text) <= len(ticketPrefix) || len(text) > maxTicketLength || text[:len(ticketPrefix)] != ticketPrefix {
+	if len(text) > maxTicketLength || !strings.HasPrefix(text, ticketPrefix) || strings.ContainsAny(text, "\r\n") { // which base64 would skip
 		return ticket{}, ErrInvalidTicket
 	}
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(text[len(ticketPrefix):])
