@@ -93,7 +93,7 @@ func fetch(ctx context.Context, o Options, version embeddedpostgres.PostgresVers
 	// cleared, so that Start always ends there.
 	config := embeddedpostgres.DefaultConfig().
 		Version(version).
-		Port(uint32(port)). //nolint:gosec // G115: a port fits
+		Port(uint32(port)).
 		CachePath(filepath.Join(work, "archive")).
 		RuntimePath(filepath.Join(work, "runtime")).
 		BinariesPath(unpacked).

@@ -1,0 +1,55 @@
+# make test is all that a change needs. CI runs every target (.ci/run).
+
+# The packages that test, fuzz and bench are about.
+PACKAGES ?= ./...
+# How long each fuzz test looks for new inputs.
+FUZZTIME ?= 10s
+# How long, or how often, each benchmark runs.
+BENCHTIME ?= 1x
+
+GOLANGCI_LINT_VERSION := v2.15.0
+GOLANGCI_LINT := bin/golangci-lint-$(GOLANGCI_LINT_VERSION)
+
+.PHONY: test fmt tidy vet lint build fuzz bench image
+.DEFAULT_GOAL := test
+
+# Every test, on a real PostgreSQL and in a real browser. Takes what this machine
+# has, installs what is missing as root on Debian and Ubuntu, and otherwise says
+# what it needs; see CONTRIBUTING.md.
+test:
+	@.ci/test $(PACKAGES)
+
+# Fails if a file is not formatted.
+fmt:
+	@unformatted=$$(gofmt -l .) && if [ -n "$$unformatted" ]; then echo "not formatted by gofmt:"; echo "$$unformatted"; exit 1; fi
+
+# Fails if go.mod or go.sum would be changed by go mod tidy.
+tidy:
+	go mod tidy -diff
+
+vet:
+	go vet ./... ./.ci/testreport
+
+lint: $(GOLANGCI_LINT)
+	$(GOLANGCI_LINT) run ./...
+
+$(GOLANGCI_LINT):
+	GOBIN=$(CURDIR)/bin go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv bin/golangci-lint $@
+
+# Compiles everything for the systems that it runs on.
+build:
+	go build ./...
+	GOOS=darwin GOARCH=arm64 go build ./...
+	GOOS=windows GOARCH=amd64 go build ./...
+
+fuzz:
+	@.ci/fuzz $(FUZZTIME) $(PACKAGES)
+
+bench:
+	go test -run='^$$' -bench=. -benchtime=$(BENCHTIME) $(PACKAGES)
+
+# An image with PostgreSQL 17 out of Debian's packages, for machines that reach no
+# container registry.
+image:
+	.ci/postgres-image postgres-local:17
