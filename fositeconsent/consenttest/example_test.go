@@ -22,6 +22,7 @@ func ExampleRun() {
 			return consenttest.NewStorage(o.Now)
 		})
 	}
+	// Output:
 }
 
 // broken is a storage whose backend is gone.

@@ -751,7 +751,7 @@ var consumeFlaws = func() []flaw {
 			return fositeconsent.ID(bytes.Map(func(r rune) rune { return r &^ 0x20 }, fmt.Appendf(nil, "%x", id[:]))[8:])
 		}},
 		{name: "a wrong secret locks the grant", caughtBy: token, afterRefuse: func(_ *flawed, r *row, reason error) {
-			if reason == fositeconsent.ErrGrantNotFound { //nolint:errorlint // it is not wrapped here
+			if errors.Is(reason, fositeconsent.ErrGrantNotFound) {
 				r.Denied = true
 			}
 		}},
@@ -825,7 +825,7 @@ var consumeFlaws = func() []flaw {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			for _, r := range f.rows {
-				if own := f.find(p.ID); own != nil && r.spentBy == p.Attempt && f.reason(own, p) == fositeconsent.ErrGrantConsumed { //nolint:errorlint // it is not wrapped here
+				if own := f.find(p.ID); own != nil && r.spentBy == p.Attempt && errors.Is(f.reason(own, p), fositeconsent.ErrGrantConsumed) {
 					return f.give(own), nil
 				}
 			}
@@ -875,7 +875,7 @@ var consumeFlaws = func() []flaw {
 			return g, err
 		}},
 		{name: "asking for an expired grant spends it", caughtBy: first, afterRefuse: func(_ *flawed, r *row, reason error) {
-			if reason == fositeconsent.ErrGrantExpired { //nolint:errorlint // it is not wrapped here
+			if errors.Is(reason, fositeconsent.ErrGrantExpired) {
 				r.spentBy = newAttempt()
 			}
 		}},

@@ -70,10 +70,10 @@ type probe struct {
 	newStorage func(testing.TB, Options) fositeconsent.GrantStorage
 }
 
-// open returns a storage with its own clock, or with an explicit one.
+// open asks for a storage.
 func (p *probe) open(o Options) *checked {
 	p.Helper()
-	s := &checked{T: p.T, under: p.newStorage(p, o), secrets: new(sync.Map), texts: new(sync.Map)}
+	s := &checked{T: p.T, under: p.newStorage(p, o), seen: &seen{secrets: make(map[[32]byte]map[string][]string), texts: make(map[string]bool)}}
 	if s.under == nil {
 		p.Fatal("newStorage returned nil")
 	}
@@ -112,18 +112,25 @@ type checked struct {
 	*testing.T
 	ctx   context.Context
 	under fositeconsent.GrantStorage
+	seen  *seen
+}
 
-	// secrets are what no error may hold: [32]byte to func() of its spellings.
-	// texts are the errors' texts that have been looked through. A text that
-	// comes up again cannot hold what became known in between: that is random.
-	secrets, texts *sync.Map
+// seen is what one storage's calls have brought up.
+type seen struct {
+	mu sync.Mutex
+	// secrets are what no error may hold, by the ways to write them, which are
+	// nil until they are needed.
+	secrets map[[32]byte]map[string][]string
+	// texts are the errors' texts that have been looked through. One that comes
+	// up again cannot hold what became known in between: that is random.
+	texts map[string]bool
 }
 
 // step runs a sub-test that uses the same storage.
 func (s *checked) step(sentence string, test func(s *checked)) {
 	s.Helper()
 	s.Run(sentence, func(t *testing.T) {
-		test(&checked{T: t, ctx: s.ctx, under: s.under, secrets: s.secrets, texts: s.texts})
+		test(&checked{T: t, ctx: s.ctx, under: s.under, seen: s.seen})
 	})
 }
 
@@ -134,8 +141,8 @@ func (s *checked) create(grant *fositeconsent.Grant) error {
 
 func (s *checked) createIn(ctx context.Context, grant *fositeconsent.Grant) error {
 	s.Helper()
-	s.learn(grant.SecretHash)
-	s.learn(grant.Binding)
+	s.seen.learn(grant.SecretHash)
+	s.seen.learn(grant.Binding)
 	err := s.under.CreateConsentGrant(ctx, grant)
 	s.inspect("CreateConsentGrant", err)
 	if says := outcomeOf(err); says != succeeded && says != alreadyDecided && says != failed {
@@ -151,8 +158,8 @@ func (s *checked) consume(presentation fositeconsent.Presentation) (*fositeconse
 
 func (s *checked) consumeIn(ctx context.Context, presentation fositeconsent.Presentation) (*fositeconsent.Grant, error) {
 	s.Helper()
-	s.learn(presentation.SecretHash)
-	s.learn(presentation.Binding)
+	s.seen.learn(presentation.SecretHash)
+	s.seen.learn(presentation.Binding)
 	grant, err := s.under.ConsumeConsentGrant(ctx, presentation)
 	s.inspect("ConsumeConsentGrant", err)
 	switch {
@@ -281,34 +288,41 @@ func (s *checked) inspect(call string, err error) {
 		s.Errorf("%s reported an interrupted call as one of the sentinels: %v", call, err)
 	}
 	for _, text := range []string{err.Error(), fmt.Sprintf("%+v", err)} {
-		if _, known := s.texts.LoadOrStore(text, true); !known {
-			s.search(call, text)
+		if spelling := s.seen.search(text); spelling != "" {
+			s.Errorf("%s returned an error that holds a secret's hash or a binding as %s: %q", call, spelling, text)
 		}
 	}
-}
-
-// search looks through the text of an error for secrets.
-func (s *checked) search(call, text string) {
-	s.Helper()
-	s.secrets.Range(func(_, spellings any) bool {
-		for spelling, pieces := range spellings.(func() map[string][]string)() {
-			if slices.ContainsFunc(pieces, func(piece string) bool { return strings.Contains(text, piece) }) {
-				s.Errorf("%s returned an error that holds a secret's hash or a binding as %s: %q", call, spelling, text)
-				return false
-			}
-		}
-		return true
-	})
 }
 
 // learn remembers a value that no error may hold.
-func (s *checked) learn(secret [32]byte) {
-	if secret == ([32]byte{}) {
-		return
+func (s *seen) learn(secret [32]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.secrets[secret]; !known && secret != ([32]byte{}) {
+		s.secrets[secret] = nil
 	}
-	if _, ok := s.secrets.Load(secret); !ok {
-		s.secrets.Store(secret, sync.OnceValue(func() map[string][]string { return spellings(secret[:]) }))
+}
+
+// search returns how a secret is written in the text, or "".
+func (s *seen) search(text string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.texts[text] {
+		return ""
 	}
+	s.texts[text] = true
+	for secret, written := range s.secrets {
+		if written == nil {
+			written = spellings(secret[:])
+			s.secrets[secret] = written
+		}
+		for spelling, pieces := range written {
+			if slices.ContainsFunc(pieces, func(piece string) bool { return strings.Contains(text, piece) }) {
+				return spelling
+			}
+		}
+	}
+	return ""
 }
 
 // spellings returns the ways in which bytes usually end up in a text, cut into
@@ -420,7 +434,7 @@ func present(grant *fositeconsent.Grant) fositeconsent.Presentation {
 
 func newID() (id fositeconsent.ID) {
 	_, _ = rand.Read(id[:])
-	ms := uint64(time.Now().UnixMilli()) //nolint:gosec // after 1970
+	ms := uint64(time.Now().UnixMilli())
 	for i := range 6 {
 		id[i] = byte(ms >> (40 - 8*i))
 	}

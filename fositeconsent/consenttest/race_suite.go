@@ -1,7 +1,6 @@
 package consenttest
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
@@ -241,10 +240,12 @@ func consumeRacesCreate(p *probe) {
 
 func independentGrants(p *probe) {
 	s := p.open(Options{})
-	var grants sync.Map
+	grants := make([]*fositeconsent.Grant, presenters)
+	for i := range grants {
+		grants[i] = newGrant()
+	}
 	got := s.race(presenters, func(i int) error {
-		grant := newGrant()
-		grants.Store(i, grant)
+		grant := grants[i]
 		if err := s.create(grant); err != nil {
 			return err
 		}
@@ -255,8 +256,7 @@ func independentGrants(p *probe) {
 		return err
 	})
 	s.wantTally(got, tally{succeeded: presenters})
-	grants.Range(func(_, grant any) bool {
-		s.wantRefused(present(grant.(*fositeconsent.Grant)), alreadyConsumed)
-		return true
-	})
+	for _, grant := range grants {
+		s.wantRefused(present(grant), alreadyConsumed)
+	}
 }
