@@ -1,0 +1,157 @@
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent"
+)
+
+// config is what the flags and the environment say.
+type config struct {
+	listen         string
+	issuer         string // "" until the listener's address is known
+	databaseURL    string // "" for a private server; a secret
+	clientsFile    string // "" for the demo
+	usersFile      string // "" for the demo
+	grantLifespan  time.Duration
+	requestTimeout time.Duration
+	pkcePlain      bool
+	logFormat      string
+}
+
+// demo reports whether the server brings its own clients and its own user.
+func (c config) demo() bool { return c.clientsFile == "" }
+
+const usageIntro = `An OAuth 2.0 and OpenID Connect authorization server built on fosite that issues
+nothing without a consent grant in PostgreSQL.
+
+Usage: example-server [flags]
+
+Without flags it starts a PostgreSQL server of its own and a demo to click through.
+Every flag can also be set by the environment variable named in brackets; a flag
+has precedence.
+
+`
+
+// parseConfig reads the flags and, for those that are not given, the environment.
+// With -h it prints what each one means to output and returns flag.ErrHelp.
+func parseConfig(args []string, getenv func(string) string, output io.Writer) (config, error) {
+	var c config
+	fs := flag.NewFlagSet("example-server", flag.ContinueOnError)
+	fs.SetOutput(io.Discard) // the caller prints errors, once
+	fs.StringVar(&c.listen, "listen", "127.0.0.1:9096", "`address` to listen on; port 0 picks a free one, which is logged")
+	fs.StringVar(&c.issuer, "issuer", "", "issuer `URL`: https://host[:port], or http:// on a loopback address; required\n"+
+		"when the server does not listen on a loopback address (default http://<listen>)")
+	fs.StringVar(&c.databaseURL, "database-url", "", "PostgreSQL connection `URL`; better set in the environment, where other users of\n"+
+		"this machine cannot read its password (default: start a private PostgreSQL)")
+	fs.StringVar(&c.clientsFile, "clients", "", "`file` with the clients: a JSON array of objects with the names of RFC 7591 and\n"+
+		"client_id and client_secret; needs -users (default: two demo clients)")
+	fs.StringVar(&c.usersFile, "users", "", "`file` with the users: a JSON object of user name to bcrypt hash; needs -clients\n"+
+		"(default: a demo user)")
+	fs.DurationVar(&c.grantLifespan, "grant-lifespan", time.Minute, "longest `time` between an approval and the response it leads to")
+	fs.DurationVar(&c.requestTimeout, "request-timeout", 10*time.Second, "longest `time` that one HTTP request may take, the database included")
+	fs.BoolVar(&c.pkcePlain, "pkce-plain", false, "also accept the PKCE method plain, for old clients: whoever reads the\n"+
+		"authorization request can then redeem the code (RFC 7636, Section 7.2)")
+	fs.StringVar(&c.logFormat, "log-format", "text", "format of the log on standard error, `text|json`")
+
+	err := fs.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		_, _ = io.WriteString(output, usageIntro)
+		fs.VisitAll(func(f *flag.Flag) {
+			kind, usage := flag.UnquoteUsage(f)
+			if f.DefValue != "" && f.DefValue != "false" {
+				usage += " (default " + f.DefValue + ")"
+			}
+			_, _ = fmt.Fprintf(output, "  -%s %s  [%s]\n        %s\n", f.Name, kind, environmentName(f.Name), strings.ReplaceAll(usage, "\n", "\n        "))
+		})
+		return config{}, err
+	}
+	if err != nil {
+		return config{}, err
+	}
+	if fs.NArg() > 0 {
+		return config{}, fmt.Errorf("unexpected argument %q", fs.Arg(0))
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	fs.VisitAll(func(f *flag.Flag) {
+		value := getenv(environmentName(f.Name))
+		if err != nil || given[f.Name] || value == "" {
+			return
+		}
+		if setErr := fs.Set(f.Name, value); setErr != nil {
+			err = fmt.Errorf("environment variable %s: %w", environmentName(f.Name), setErr)
+		}
+	})
+	if err != nil {
+		return config{}, err
+	}
+	return c, c.check()
+}
+
+// environmentName returns the variable for a flag: DATABASE_URL for database-url.
+func environmentName(flagName string) string {
+	return strings.ToUpper(strings.ReplaceAll(flagName, "-", "_"))
+}
+
+func (c config) check() error {
+	host, _, err := net.SplitHostPort(c.listen)
+	if err != nil {
+		return fmt.Errorf("-listen %q: expected host:port: %w", c.listen, err)
+	}
+	switch {
+	case c.issuer == "" && !isLoopback(host):
+		return fmt.Errorf("-listen %s can be reached from elsewhere: set -issuer to the URL under which browsers know this server", c.listen)
+	case c.issuer != "":
+		if err := checkIssuer(c.issuer); err != nil {
+			return fmt.Errorf("-issuer %q: %w", c.issuer, err)
+		}
+	}
+	switch {
+	case (c.clientsFile == "") != (c.usersFile == ""):
+		return errors.New("-clients and -users go together: give both, or neither for the demo")
+	case c.grantLifespan < fositeconsent.MinGrantLifespan || c.grantLifespan > fositeconsent.MaxPromptLifespan:
+		return fmt.Errorf("-grant-lifespan %v: expected %v to %v", c.grantLifespan, fositeconsent.MinGrantLifespan, fositeconsent.MaxPromptLifespan)
+	case c.requestTimeout < 10*time.Millisecond:
+		return fmt.Errorf("-request-timeout %v: expected 10ms or more", c.requestTimeout)
+	case c.logFormat != "text" && c.logFormat != "json":
+		return fmt.Errorf("-log-format %q: expected text or json", c.logFormat)
+	}
+	return nil
+}
+
+// checkIssuer accepts what RFC 8414, Section 2 does, and plain http on a loopback
+// address besides, for development. All endpoints are at the root, so a path has no place.
+func checkIssuer(issuer string) error {
+	u, err := url.Parse(issuer)
+	if err != nil {
+		return errors.New("not a URL")
+	}
+	switch {
+	case u.Scheme != "https" && u.Scheme != "http", u.Host == "", u.Hostname() == "":
+		return errors.New("expected https://host[:port]")
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		return errors.New("http is for loopback addresses only: use https")
+	case u.User != nil, u.Path != "", u.RawQuery != "", u.ForceQuery, u.Fragment != "", u.Opaque != "":
+		return errors.New("expected nothing after the host and port, not even a slash")
+	case u.String() != issuer:
+		return fmt.Errorf("expected the canonical form %s", u)
+	}
+	return nil
+}
+
+// isLoopback reports whether only this machine can reach the host.
+func isLoopback(host string) bool {
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}

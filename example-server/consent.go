@@ -1,0 +1,345 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ory/fosite"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent"
+)
+
+// The fields of the consent page's form.
+const (
+	fieldRequest  = "authorization_request" // the parameters, as they came in
+	fieldTicket   = "ticket"
+	fieldDecision = "decision"
+	fieldScope    = "scope"    // once for each ticked scope
+	fieldAudience = "audience" // once for each ticked audience
+
+	decisionApprove = "approve"
+	decisionDeny    = "deny"
+)
+
+// consentPage is what consent.html shows.
+type consentPage struct {
+	page
+	Notice               string // why the page is here again
+	AuthorizationRequest string
+	Ticket               string
+	Client               consentClient
+	Username             string
+	Scopes               []consentScope
+	Audience             []string
+	Destination          string // the host, or the app, that the browser is sent to
+	DestinationLocal     bool   // it is an app on the user's own device
+	Lifetimes            []string
+	ExpiresAt            time.Time
+}
+
+type consentClient struct {
+	Name, ID, Initial      string
+	Site, SiteName         string
+	Logo, Policy, TOS      string
+	Public                 bool
+	Registered, LogoOrigin string
+}
+
+type consentScope struct {
+	Name, Title, Detail string
+	Required            bool
+}
+
+// showConsent shows a new consent page for the request. What is on it and the ticket
+// come from the same prompt.
+func (s *server) showConsent(w http.ResponseWriter, r *http.Request, status int, ar fosite.AuthorizeRequester, st standing, query, notice string) {
+	ctx := r.Context()
+	prompt, err := s.gate.Prompt(ctx, ar, st.session)
+	if err != nil {
+		s.writeAuthorizeError(w, r, ar, err)
+		return
+	}
+	p := consentPage{
+		page:                 page{Title: "Allow access?"},
+		Notice:               notice,
+		AuthorizationRequest: query,
+		Ticket:               prompt.Ticket,
+		Username:             prompt.Subject,
+		Audience:             unique(prompt.Audience),
+		ExpiresAt:            prompt.ExpiresAt,
+		Lifetimes:            s.lifetimes(ar),
+	}
+	p.Destination, p.DestinationLocal = destination(prompt.RedirectURI)
+	for _, name := range unique(prompt.Scopes) {
+		scope := describeScope(name)
+		scope.Required = slices.Contains(prompt.RequiredScopes, name)
+		p.Scopes = append(p.Scopes, scope)
+	}
+	images := ""
+	if c, ok := prompt.Client.(*client); ok {
+		p.Client, images = describeClient(c, s.issuer)
+	}
+	setPolicy(w, pagePolicy+"; script-src 'self'; img-src 'self'"+images)
+	s.render(w, r, status, "consent", p)
+}
+
+func unique(list []string) []string {
+	var out []string
+	for _, s := range list {
+		if !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// describeClient returns what the page says of a client, and the addition to the
+// page's policy that lets its logo be loaded.
+func describeClient(c *client, issuer string) (d consentClient, images string) {
+	d = consentClient{
+		Name: c.displayName(), ID: c.ID, Public: c.IsPublic(),
+		Site: c.uri, Policy: c.policyURI, TOS: c.tosURI,
+	}
+	for _, r := range d.Name {
+		d.Initial = strings.ToUpper(string(r))
+		break
+	}
+	if u, err := url.Parse(c.uri); err == nil {
+		d.SiteName = u.Host
+	}
+	if u, err := url.Parse(c.logoURI); err == nil && c.logoURI != "" && isPolicyHost(u.Host) {
+		d.Logo = c.logoURI
+		if origin := u.Scheme + "://" + u.Host; origin != issuer {
+			images = " " + origin
+		}
+	}
+	return d, images
+}
+
+// isPolicyHost reports whether the host and port can stand in a
+// Content-Security-Policy, where a space or a semicolon would begin something else.
+func isPolicyHost(host string) bool {
+	if host == "" {
+		return false
+	}
+	for i := range len(host) {
+		switch b := host[i]; {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '.', b == '-', b == ':':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// describeScope puts a scope into words.
+func describeScope(name string) consentScope {
+	words := map[string][2]string{
+		"openid":         {"Know who you are", "Confirm that it is you, with an identifier that this server has for you."},
+		"profile":        {"See your profile", "Your user name."},
+		"email":          {"See your email address", ""},
+		"address":        {"See your postal address", ""},
+		"phone":          {"See your phone number", ""},
+		"offline_access": {"Stay connected", "Keep this access when you are not using the application."},
+		"offline":        {"Stay connected", "Keep this access when you are not using the application."},
+		"photos.read":    {"See your photos", "Look at and download them."},
+		"photos.write":   {"Add photos", "Upload new photos and change those that are there."},
+	}
+	scope := consentScope{Name: name}
+	if w, ok := words[name]; ok {
+		scope.Title, scope.Detail = w[0], w[1]
+	} else {
+		scope.Title, scope.Detail = "“"+name+"”", "A permission that the application asks for by this name."
+	}
+	return scope
+}
+
+// destination names where a redirect URI leads in the words of a person.
+func destination(redirectURI string) (name string, local bool) {
+	u, err := url.Parse(redirectURI)
+	switch {
+	case err != nil:
+		return redirectURI, false
+	case u.Scheme != "https" && u.Scheme != "http":
+		return u.Scheme, true
+	}
+	return u.Host, isLoopback(u.Hostname())
+}
+
+// lifetimes says for how long access is given (RFC 6749, Section 10.2).
+func (s *server) lifetimes(ar fosite.AuthorizeRequester) []string {
+	c := s.fositeConfig
+	access := humanDuration(c.AccessTokenLifespan)
+	lines := []string{"Access lasts for " + access + "."}
+	if ar.GetResponseTypes().Has("code") && ar.GetClient().GetGrantTypes().Has(grantRefresh) &&
+		(ar.GetRequestedScopes().Has("offline_access") || ar.GetRequestedScopes().Has("offline")) {
+		lines = append(lines, "With “Stay connected” the application can renew it by itself, as long as it does so at least once in "+humanDuration(c.RefreshTokenLifespan)+".")
+	}
+	return lines
+}
+
+// humanDuration writes a duration of whole units.
+func humanDuration(d time.Duration) string {
+	unit, n := "second", int64(d/time.Second)
+	switch {
+	case d >= 48*time.Hour && d%(24*time.Hour) == 0:
+		unit, n = "day", int64(d/(24*time.Hour))
+	case d%time.Hour == 0:
+		unit, n = "hour", int64(d/time.Hour)
+	case d%time.Minute == 0:
+		unit, n = "minute", int64(d/time.Minute)
+	}
+	if n == 1 {
+		return "1 " + unit
+	}
+	return fmt.Sprintf("%d %ss", n, unit)
+}
+
+// decision is the resource owner's answer to one consent page.
+type decision struct {
+	query            string // the authorization request
+	ticket           string
+	approved         bool
+	scopes, audience []string
+}
+
+// parseDecision reads the consent page's form. Only the exact value approves, and
+// what is unclear is an error.
+func parseDecision(form url.Values) (decision, error) {
+	var d decision
+	for name, values := range form {
+		switch name {
+		case fieldScope, fieldAudience:
+			if len(unique(values)) != len(values) {
+				return d, fmt.Errorf("a value of %q is there twice", name)
+			}
+		case fieldRequest, fieldTicket, fieldDecision:
+			if len(values) != 1 || values[0] == "" {
+				return d, fmt.Errorf("expected exactly one %q", name)
+			}
+		default:
+			return d, errors.New("there is a field that the page does not have")
+		}
+	}
+	for _, name := range []string{fieldRequest, fieldTicket, fieldDecision} {
+		if !form.Has(name) {
+			return d, fmt.Errorf("there is no %q", name)
+		}
+	}
+	switch form.Get(fieldDecision) {
+	case decisionApprove:
+		d.approved = true
+	case decisionDeny:
+	default:
+		return d, errors.New("the decision is neither approve nor deny")
+	}
+	query, err := returnQuery(form.Get(fieldRequest))
+	if err != nil {
+		return d, err
+	}
+	d.query, d.ticket = query, form.Get(fieldTicket)
+	d.scopes, d.audience = form[fieldScope], form[fieldAudience]
+	return d, nil
+}
+
+// postConsent takes the resource owner's decision and answers the client. The
+// authorization request is read anew, and the ticket tells whether it is the one
+// that the page showed.
+func (s *server) postConsent(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	form, err := posted(r)
+	if err != nil {
+		s.badForm(w, r, err)
+		return
+	}
+	d, err := parseDecision(form)
+	if err != nil {
+		s.badForm(w, r, err)
+		return
+	}
+	ar, err := s.newAuthorizeRequest(ctx, d.query)
+	if err == nil {
+		err = s.answerable(ctx, ar)
+	}
+	if err != nil || hasPrompt(ar.GetRequestForm(), "none") {
+		if err != nil && fosite.ErrorToRFC6749Error(err).CodeField >= http.StatusInternalServerError {
+			s.unavailable(w, r, "authorization request could not be read", err)
+			return
+		}
+		s.badForm(w, r, errors.New("the request in the form cannot be answered"))
+		return
+	}
+	st := s.stand(ctx, ar.GetRequestForm(), d.query)
+	if st.signIn { // signed out meanwhile, or signed in too long ago
+		http.Redirect(w, r, returnPath(d.query), http.StatusSeeOther)
+		return
+	}
+
+	if !d.approved {
+		if err := s.gate.Deny(ctx, ar, st.session, d.ticket); err != nil {
+			s.refuseDecision(w, r, ar, st, d, err)
+			return
+		}
+		if !s.finish(w, r, d.query) {
+			return
+		}
+		s.writeAuthorizeError(w, r, ar, fosite.ErrAccessDenied.WithDescription("The resource owner denied the request."))
+		return
+	}
+
+	token, err := s.gate.Mint(ctx, ar, st.session, d.ticket, fositeconsent.Decision{Scopes: d.scopes, Audience: d.audience})
+	if err != nil {
+		s.refuseDecision(w, r, ar, st, d, err)
+		return
+	}
+	if s.demo != nil {
+		s.demo.approved(ar.GetState(), token.ID(), form)
+	}
+	if !s.finish(w, r, d.query) {
+		return
+	}
+	// The token goes to the gate and nowhere else.
+	resp, err := s.provider.NewAuthorizeResponse(fositeconsent.WithToken(ctx, token), ar, st.session)
+	if err != nil {
+		s.refuseDecision(w, r, ar, st, d, err)
+		return
+	}
+	s.writeAuthorizeResponse(w, r, ar, resp)
+}
+
+// finish forgets the login that was made for the request, before the response is
+// made: if it were done after, a response could be lost to a failing database.
+func (s *server) finish(w http.ResponseWriter, r *http.Request, query string) bool {
+	s.forgetRequest(r.Context(), query)
+	if err := s.saveSession(r.Context(), w); err != nil {
+		s.unavailable(w, r, "session could not be stored", err)
+		return false
+	}
+	return true
+}
+
+// refuseDecision answers a decision that the gate did not take.
+func (s *server) refuseDecision(w http.ResponseWriter, r *http.Request, ar fosite.AuthorizeRequester, st standing, d decision, err error) {
+	switch {
+	case errors.Is(err, fositeconsent.ErrAlreadyDecided):
+		s.renderError(w, r, http.StatusConflict, errorPage{
+			Heading:     "This page has already been answered",
+			Explanation: "A decision counts once. It was taken when this page was sent for the first time, and this time nothing happened.",
+			Advice:      "If the application did not continue, start again: you will be asked anew.",
+			Link:        returnPath(d.query), LinkText: "Start again",
+		})
+	case errors.Is(err, fositeconsent.ErrInvalidDecision):
+		s.badForm(w, r, errors.New("it approves something that was not asked for"))
+	case errors.Is(err, fositeconsent.ErrTicketExpired):
+		s.showConsent(w, r, http.StatusConflict, ar, st, d.query, "The page had been open for too long, so nothing was approved. Please decide again.")
+	case fositeconsent.NeedsConsent(err):
+		s.showConsent(w, r, http.StatusConflict, ar, st, d.query, "This is not the request that you were shown, or you signed in again meanwhile. Nothing was approved. Please look at it and decide again.")
+	default:
+		s.writeAuthorizeError(w, r, ar, err)
+	}
+}

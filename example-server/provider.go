@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/hashicorp/go-retryablehttp"
+	"github.com/ory/fosite"
+	"github.com/ory/fosite/compose"
+	"github.com/ory/fosite/storage"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent"
+)
+
+// providerConfig is what the authorization server proper is made of.
+type providerConfig struct {
+	issuer        string
+	clients       []*client
+	keys          *keys
+	grants        fositeconsent.GrantStorage
+	grantLifespan time.Duration
+	pkcePlain     bool
+	onEvent       func(context.Context, fositeconsent.Event)
+}
+
+// newProvider puts fosite together, with the gate in front of whatever issues
+// something.
+//
+// Codes and tokens are in fosite's in-memory storage: they are gone after a
+// restart, and a code must be redeemed at the process that issued it. Consent grants
+// are in PostgreSQL.
+func newProvider(c providerConfig) (fosite.OAuth2Provider, *fositeconsent.Gate, *fosite.Config, error) {
+	fetch := newFetcher()
+	// A fosite.Config belongs to one provider: compose.Compose adds handlers to it.
+	config := &fosite.Config{
+		GlobalSecret:                   c.keys.secret,
+		IDTokenIssuer:                  c.issuer,
+		AccessTokenIssuer:              c.issuer,
+		TokenURL:                       c.issuer + pathToken,
+		AccessTokenLifespan:            time.Hour,
+		IDTokenLifespan:                time.Hour,
+		RefreshTokenLifespan:           30 * 24 * time.Hour,
+		AuthorizeCodeLifespan:          time.Minute, // RFC 6749, Section 4.1.2: 10 minutes at most
+		ClientSecretsHasher:            secretHasher{},
+		ScopeStrategy:                  fosite.ExactScopeStrategy, // fosite's default takes an asterisk for a pattern
+		AudienceMatchingStrategy:       fosite.ExactAudienceMatchingStrategy,
+		AllowedPromptValues:            prompts,
+		RedirectSecureChecker:          fosite.IsRedirectURISecure,
+		EnforcePKCEForPublicClients:    true,
+		EnablePKCEPlainChallengeMethod: c.pkcePlain,
+		FormPostHTMLTemplate:           formPostTemplate,
+		HTTPClient:                     fetch,
+		JWKSFetcherStrategy:            fosite.NewDefaultJWKSFetcherStrategy(fosite.JWKSFetcherWithHTTPClient(fetch)),
+	}
+	store := storage.NewMemoryStore()
+	for _, client := range c.clients {
+		store.Clients[client.ID] = client
+	}
+	signingKey := func(context.Context) (interface{}, error) { return c.keys.signing, nil }
+	strategy := &compose.CommonStrategy{
+		CoreStrategy:               compose.NewOAuth2HMACStrategy(config),
+		OpenIDConnectTokenStrategy: compose.NewOpenIDConnectStrategy(signingKey, config),
+	}
+	gate, err := fositeconsent.NewGate(c.grants, fositeconsent.Config{
+		Issuer:        c.issuer,
+		GrantLifespan: c.grantLifespan,
+		LoginSession:  loginSession,
+		OnEvent:       c.onEvent,
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	provider := compose.Compose(config, store, strategy,
+		gate.Factory, // first, always
+
+		compose.OAuth2AuthorizeExplicitFactory,
+		compose.OAuth2AuthorizeImplicitFactory,
+		compose.OAuth2RefreshTokenGrantFactory,
+		compose.OAuth2ClientCredentialsGrantFactory,
+
+		compose.OpenIDConnectExplicitFactory,
+		compose.OpenIDConnectImplicitFactory,
+		compose.OpenIDConnectHybridFactory,
+		compose.OpenIDConnectRefreshFactory,
+
+		compose.OAuth2TokenIntrospectionFactory,
+		compose.OAuth2TokenRevocationFactory,
+
+		compose.OAuth2PKCEFactory,
+	)
+	if provider, err = gate.Protect(provider); err != nil {
+		return nil, nil, nil, err
+	}
+	return provider, gate, config, nil
+}
+
+// newFetcher returns the client for the request_uris and jwks_uris that are
+// registered: bounded in time and size, since a browser waits for them.
+func newFetcher() *retryablehttp.Client {
+	fetch := retryablehttp.NewClient()
+	fetch.Logger = nil // it would print whole URLs
+	fetch.RetryMax = 1
+	fetch.RetryWaitMax = 500 * time.Millisecond
+	fetch.HTTPClient = &http.Client{
+		Timeout:   5 * time.Second,
+		Transport: limitedTransport{http.DefaultTransport},
+		CheckRedirect: func(*http.Request, []*http.Request) error {
+			return http.ErrUseLastResponse // what was registered is what is fetched
+		},
+	}
+	return fetch
+}
+
+const maxFetch = 1 << 20
+
+type limitedTransport struct{ next http.RoundTripper }
+
+func (t limitedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := t.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = struct {
+		io.Reader
+		io.Closer
+	}{io.LimitReader(resp.Body, maxFetch), resp.Body}
+	return resp, nil
+}
+
+// logEvents returns the gate's Config.OnEvent: every decision is logged. An event
+// holds no secret.
+func logEvents(log *slog.Logger) func(context.Context, fositeconsent.Event) {
+	return func(ctx context.Context, e fositeconsent.Event) {
+		level := slog.LevelInfo
+		switch e.Reason {
+		case "":
+		case "consent_required": // every flow begins so
+			level = slog.LevelDebug
+		case "storage", "misconfigured", "error", "response_failed":
+			level = slog.LevelError
+		default:
+			level = slog.LevelWarn
+		}
+		log.LogAttrs(ctx, level, "consent", slog.Any("gate", e))
+	}
+}
+
+// logOAuthError logs what fosite refused, without its debug text, and the cause only where it is this server's.
+func (s *server) logOAuthError(ctx context.Context, what, clientID string, err error) {
+	rfc := fosite.ErrorToRFC6749Error(err)
+	attrs := []slog.Attr{slog.String("client_id", clientID), slog.String("error", rfc.ErrorField), slog.String("hint", rfc.HintField)}
+	level := slog.LevelInfo
+	if rfc.CodeField >= http.StatusInternalServerError {
+		level = slog.LevelError
+		if cause := rfc.Unwrap(); cause != nil {
+			attrs = append(attrs, slog.String("cause", fmt.Sprint(cause)))
+		}
+	}
+	s.log.LogAttrs(ctx, level, what, attrs...)
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/alexedwards/scs/v2"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	anonymousLifetime = time.Hour      // of a session before anybody has signed in
+	loginLifetime     = 12 * time.Hour // from sign-in; then the password is asked for again
+)
+
+// newSessions returns the manager of the browser sessions. Only the hash of a
+// session's token is stored.
+func newSessions(pool *pgxpool.Pool, https bool) *scs.SessionManager {
+	m := scs.New()
+	m.Store = sessionStore{pool}
+	m.HashTokenInStore = true
+	m.Lifetime = anonymousLifetime
+	m.Cookie.Name = cookieName("session", https)
+	m.Cookie.Secure = https
+	m.Cookie.HttpOnly = true
+	m.Cookie.SameSite = http.SameSiteLaxMode // Strict would be missing when a client sends the browser here
+	m.Cookie.Path = "/"
+	m.Cookie.Persist = false // until the browser is closed
+	return m
+}
+
+// cookieName adds the prefix by which browsers refuse a cookie that another host of
+// the domain, or plain http, has set. It needs https.
+func cookieName(name string, https bool) string {
+	if https {
+		return "__Host-" + name
+	}
+	return name
+}
+
+// sessionStore is scs's pgxstore with the request's context in it: that one waits
+// for a silent database without an end, and starts a goroutine when it is made.
+type sessionStore struct{ pool *pgxpool.Pool }
+
+var _ scs.CtxStore = sessionStore{}
+
+func (s sessionStore) FindCtx(ctx context.Context, token string) (data []byte, found bool, err error) {
+	err = s.pool.QueryRow(ctx, "SELECT data FROM sessions WHERE token = $1 AND expiry > statement_timestamp()", token).Scan(&data)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, false, nil
+	}
+	return data, err == nil, err
+}
+
+func (s sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
+	_, err := s.pool.Exec(ctx, `INSERT INTO sessions (token, data, expiry) VALUES ($1, $2, $3)
+		ON CONFLICT (token) DO UPDATE SET data = excluded.data, expiry = excluded.expiry`, token, data, expiry)
+	return err
+}
+
+func (s sessionStore) DeleteCtx(ctx context.Context, token string) error {
+	_, err := s.pool.Exec(ctx, "DELETE FROM sessions WHERE token = $1", token)
+	return err
+}
+
+// sweep deletes expired sessions until the context ends.
+func (s sessionStore) sweep(ctx context.Context, log *slog.Logger) error {
+	tick := time.NewTicker(5 * time.Minute)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		passCtx, cancel := context.WithTimeout(ctx, time.Minute)
+		if _, err := s.pool.Exec(passCtx, "DELETE FROM sessions WHERE expiry < statement_timestamp()"); err != nil && ctx.Err() == nil {
+			log.Warn("expired sessions could not be deleted", "error", err)
+		}
+		cancel()
+	}
+}
+
+var errNoContext = errors.New("the session store needs a context")
+
+// Find, Commit and Delete are in scs.Store, but scs calls those with a context.
+func (sessionStore) Find(string) ([]byte, bool, error)      { return nil, false, errNoContext }
+func (sessionStore) Commit(string, []byte, time.Time) error { return errNoContext }
+func (sessionStore) Delete(string) error                    { return errNoContext }
+
+// withSession makes the session and the login available to the handler. A handler that
+// changes the session calls saveSession before it writes a response: unlike
+// scs's own middleware this lets it say no when the session cannot be kept.
+func (s *server) withSession(next http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("Vary", "Cookie")
+		var token string
+		if cookie, err := r.Cookie(s.sessions.Cookie.Name); err == nil {
+			token = cookie.Value
+		}
+		ctx, err := s.sessions.Load(r.Context(), token)
+		if err != nil {
+			s.unavailable(w, r, "session could not be read", err)
+			return
+		}
+		next(w, r.WithContext(withLogin(ctx, s.readLogin(ctx))))
+	})
+}
+
+// saveSession stores a changed session and sets its cookie.
+func (s *server) saveSession(ctx context.Context, w http.ResponseWriter) error {
+	switch s.sessions.Status(ctx) {
+	case scs.Modified:
+		token, expiry, err := s.sessions.Commit(ctx)
+		if err != nil {
+			return err
+		}
+		s.sessions.WriteSessionCookie(ctx, w, token, expiry)
+	case scs.Destroyed:
+		s.sessions.WriteSessionCookie(ctx, w, "", time.Time{})
+	}
+	return nil
+}
