@@ -420,3 +420,11 @@ func TestUnboundParametersIsACopy(t *testing.T) {
 		t.Fatalf("unbound are %v, expected %v", UnboundParameters(), want)
 	}
 }
+
+func BenchmarkDigest(b *testing.B) {
+	ar, in := requestOf("app", fullForm()), fullInput()
+	b.ReportAllocs()
+	for b.Loop() {
+		in.digest(ar)
+	}
+}

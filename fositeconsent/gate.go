@@ -162,31 +162,32 @@ func (h *authorizeHandler) HandleAuthorizeEndpointRequest(ctx context.Context, a
 	if pass == nil || pass.gate != h.gate || pass.requester != ar {
 		return asClientError(fmt.Errorf("%w: %w", ErrMisconfigured, errNotProtected), false)
 	}
-	r, err := h.gate.consume(ctx, pass, ar, resp)
+	grant, err := h.gate.consume(ctx, pass, resp)
 	if err != nil {
-		pass.grant = nil
-		return asClientError(err, r.silent)
+		return asClientError(err, pass.request.silent)
 	}
+	pass.grant = grant
 	return nil
 }
 
-// consume spends the grant of the token in the context and puts what was decided
-// on the request. Its errors are reasons.
-func (g *Gate) consume(ctx context.Context, pass *passage, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) (request, error) {
+// consume spends the grant of the token in the context, puts what was decided on
+// the request and returns the grant. Its errors are reasons.
+func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.AuthorizeResponder) (*Grant, error) {
+	ar := pass.requester
 	r, err := g.inspect(ctx, ar, ar.GetSession())
 	pass.request = r
 	if err != nil {
-		return r, err
+		return nil, err
 	}
 	if len(resp.GetParameters()) > 0 || len(resp.GetHeader()) > 0 || resp.GetCode() != "" {
-		return r, fmt.Errorf("%w: another handler has already written to the response: compose gate.Factory before all other factories", ErrMisconfigured)
+		return nil, fmt.Errorf("%w: another handler has already written to the response: compose gate.Factory before all other factories", ErrMisconfigured)
 	}
 	token, ok := ctx.Value(tokenKey{}).(Token)
 	if !ok {
-		return r, ErrConsentRequired
+		return nil, ErrConsentRequired
 	}
 	if !token.valid() {
-		return r, ErrMalformedToken
+		return nil, ErrMalformedToken
 	}
 	pass.id = token.id
 
@@ -194,17 +195,17 @@ func (g *Gate) consume(ctx context.Context, pass *passage, ar fosite.AuthorizeRe
 		ID: token.id, SecretHash: token.secretHash(), Binding: r.binding, Attempt: newAttempt(),
 	})
 	if err != nil {
-		return r, storageError(err, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantExpired)
+		return nil, storageError(err, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantExpired)
 	}
 	// What a storage of somebody else's returns is checked, not believed.
 	if grant == nil || grant.Denied || grant.ID != token.id || grant.Binding != r.binding || grant.Subject != r.subject || grant.ClientID != ar.GetClient().GetID() {
-		return r, fmt.Errorf("%w: it returned another grant than the one that was presented", ErrStorage)
+		return nil, fmt.Errorf("%w: it returned another grant than the one that was presented", ErrStorage)
 	}
 	if err := checkDecision(r, grant.Scopes, grant.Audience); err != nil {
-		return r, fmt.Errorf("%w: it returned a grant that cannot have been minted: %w", ErrStorage, err)
+		return nil, fmt.Errorf("%w: it returned a grant that cannot have been minted: %w", ErrStorage, err)
 	}
 	if !subset(ar.GetGrantedScopes(), grant.Scopes) || !subset(ar.GetGrantedAudience(), grant.Audience) {
-		return r, fmt.Errorf("%w: the request came with granted scopes or audience that the resource owner did not approve: remove the calls of GrantScope and GrantAudience, the gate makes them", ErrMisconfigured)
+		return nil, fmt.Errorf("%w: the request came with granted scopes or audience that the resource owner did not approve: remove the host's calls of GrantScope and GrantAudience, the gate makes them", ErrMisconfigured)
 	}
 	for _, scope := range grant.Scopes {
 		ar.GrantScope(scope)
@@ -214,30 +215,27 @@ func (g *Gate) consume(ctx context.Context, pass *passage, ar fosite.AuthorizeRe
 	}
 	if len(grant.Data) > 0 {
 		if g.config.ApplyData == nil {
-			return r, errNoApplyData
+			return nil, errNoApplyData
 		}
 		if err := g.config.ApplyData(ctx, ar, grant.Data); err != nil {
-			return r, fmt.Errorf("fositeconsent: Config.ApplyData: %w", err)
+			return nil, fmt.Errorf("fositeconsent: Config.ApplyData: %w", err)
 		}
 	}
-	pass.grant = grant
-	return r, g.checkGranted(ctx, pass)
+	return grant, g.checkGranted(ctx, r, grant)
 }
 
 var errNoApplyData = fmt.Errorf("%w: the decision carries data and Config.ApplyData is not set", ErrMisconfigured)
 
 // checkGranted holds what will be issued against what was decided.
-func (g *Gate) checkGranted(ctx context.Context, pass *passage) error {
-	ar, grant := pass.request.AuthorizeRequester, pass.grant
-	if !sameSet(ar.GetGrantedScopes(), grant.Scopes) || !sameSet(ar.GetGrantedAudience(), grant.Audience) {
+func (g *Gate) checkGranted(ctx context.Context, r request, grant *Grant) error {
+	if !sameSet(r.GetGrantedScopes(), grant.Scopes) || !sameSet(r.GetGrantedAudience(), grant.Audience) {
 		return fmt.Errorf("%w: the granted scopes or audience were changed after the gate had set them to what the resource owner approved", ErrMisconfigured)
 	}
-	current := pass.request
-	current.session = ar.GetSession()
-	if isNil(current.session) {
+	r.session = r.GetSession()
+	if isNil(r.session) {
 		return fmt.Errorf("%w: the session was removed from the request", ErrMisconfigured)
 	}
-	return g.checkSubject(ctx, current)
+	return g.checkSubject(ctx, r)
 }
 
 // storageError passes the reasons on that the storage may give, and makes

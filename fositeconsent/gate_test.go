@@ -484,6 +484,9 @@ func TestWhatTheHostGrantedBeforehandIsRefusedNotDropped(t *testing.T) {
 				return
 			}
 			h.refused(resp, err, fositeconsent.ErrMisconfigured)
+			if text := cause(err).Error(); !strings.Contains(text, "remove the host's calls of GrantScope") {
+				t.Errorf("the error does not say what to do: %s", text)
+			}
 		})
 	}
 }
@@ -597,6 +600,13 @@ func TestDataReachesTheSessionBeforeAnyToken(t *testing.T) {
 	if _, err := plain.gate.Mint(t.Context(), plain.parse(params()), plain.login("peter"), p.Ticket, d); !errors.Is(err, fositeconsent.ErrMisconfigured) {
 		t.Errorf("data without a hook: %v", cause(err))
 	}
+	token := plain.approve(params(), "peter")
+	plain.grants.onConsume = func(g *fositeconsent.Grant, err error) (*fositeconsent.Grant, error) {
+		g.Data = []byte("minted by a node that has the hook")
+		return g, err
+	}
+	resp, err := plain.answer(params(), "peter", token)
+	plain.refused(resp, err, fositeconsent.ErrMisconfigured)
 }
 
 // REQUIREMENTS 22.
@@ -734,6 +744,9 @@ func TestOnePageIsAnsweredOnce(t *testing.T) {
 			}
 		}
 	}
+	if !h.grants.lastCreate.Denied {
+		t.Error("the denial is stored as an approval")
+	}
 	p := h.prompt(params(), "peter")
 	won, done, mu := 0, sync.WaitGroup{}, sync.Mutex{}
 	for range 64 {
@@ -824,11 +837,13 @@ func TestTicketIsGoodForItsPageAlone(t *testing.T) {
 	if _, err := h.respond(h.parse(params()), in("login-1"), token); err != nil {
 		t.Errorf("refused: %v", cause(err))
 	}
+	clock := h.now().Truncate(time.Millisecond)
+	h.gate.SetClock(func() time.Time { return clock })
 	late, err := h.gate.Prompt(t.Context(), h.parse(params()), in("login-1"))
 	if err != nil {
 		t.Fatal(cause(err))
 	}
-	h.advance(30 * time.Minute)
+	clock = late.ExpiresAt
 	if _, err := h.gate.Mint(t.Context(), h.parse(params()), in("login-1"), late.Ticket, all(late)); !errors.Is(err, fositeconsent.ErrTicketExpired) {
 		t.Errorf("at the end of its life: %v", cause(err))
 	}

@@ -57,8 +57,9 @@ type Grant struct {
 	// Denied marks a denial. It can never be consumed.
 	Denied bool
 	// Lifespan is how long after its creation, by the storage's clock, the grant
-	// can be consumed. At least [MinGrantLifespan]. Zero in what
-	// ConsumeConsentGrant returns.
+	// can be consumed. At least [MinGrantLifespan], and from a gate never more than
+	// [MaxPromptLifespan]; a storage may round it down to a whole millisecond.
+	// Zero in what ConsumeConsentGrant returns.
 	Lifespan time.Duration
 	// DecidedAt is when the storage created the grant, by its own clock.
 	// Ignored by CreateConsentGrant, set in what ConsumeConsentGrant returns.
@@ -102,11 +103,15 @@ type Presentation struct {
 //   - An error that is none of the sentinels named below means that the outcome
 //     is unknown; the gate then refuses, as for every error. A timeout, a lost
 //     connection or a cancelled context must never be reported as one of the
-//     sentinels, and above all never as success.
+//     sentinels, and above all never as success. Where this contract says "an
+//     error" without a name, it is such an error.
+//   - A call whose context is over before it begins changes nothing.
 //   - No error may hold the secret's hash or the binding.
+//   - Text is kept byte for byte, or the call is refused with an error; it is
+//     never altered. (PostgreSQL, for one, cannot keep NUL or malformed UTF-8.)
 //   - What was created stays recognisable until 2 × [MaxPromptLifespan] after its
-//     creation or later, consumed or not: a key that vanished could be minted
-//     again, and a replay would read as not found.
+//     creation, and at least as long as it can be consumed: a key that vanished
+//     could be minted again, and a replay would read as not found.
 type GrantStorage interface {
 	// CreateConsentGrant stores the result of a decision, an approval or a
 	// denial, under its ID. It takes effect at once and durably, or not at all.
@@ -117,8 +122,8 @@ type GrantStorage interface {
 	// the call that created it, and succeeds without a change.
 	//
 	// A zero ID, SecretHash or Binding, an empty Subject or ClientID and a
-	// Lifespan below [MinGrantLifespan] are errors, and nothing is stored. The
-	// grant is not kept or modified after the call.
+	// Lifespan below [MinGrantLifespan] are errors, also in a retry, and nothing is
+	// stored. The grant must not be nil, and is not kept or modified after the call.
 	CreateConsentGrant(ctx context.Context, grant *Grant) error
 
 	// ConsumeConsentGrant spends the grant named by the presentation and returns

@@ -203,13 +203,14 @@ func (h *host) stored() int {
 
 // cause is what an error says to a person who reads the logs.
 func cause(err error) error {
-	for {
+	for err != nil {
 		e := fosite.ErrorToRFC6749Error(err)
 		if e == nil || e.Cause() == nil {
 			return err
 		}
 		return e.Cause()
 	}
+	return nil
 }
 
 // spyStorage counts, and can be told to fail or to lie.

@@ -104,7 +104,7 @@ func (p *protected) NewAuthorizeResponse(ctx context.Context, ar fosite.Authoriz
 	if pass.grant == nil {
 		err = fmt.Errorf("%w: a response was made without the gate: %w", ErrMisconfigured, errNotProtected)
 	} else {
-		err = p.gate.checkGranted(ctx, pass)
+		err = p.gate.checkGranted(ctx, pass.request, pass.grant)
 	}
 	if err != nil {
 		return nil, asClientError(err, false)

@@ -24,9 +24,9 @@ const (
 // base64url, which need no padding.
 const tokenLength = len(tokenPrefix) + (idSize+secretSize)/3*4
 
-// tokenEncoding refuses line breaks inside and trailing bits that are not zero,
-// so that one token has one spelling.
-var tokenEncoding = base64.RawURLEncoding.Strict()
+// tokenEncoding writes 48 bytes as 64 characters without a bit to spare, so that
+// one token has one spelling.
+var tokenEncoding = base64.RawURLEncoding
 
 // redacted stands wherever a token would otherwise have been printed.
 const redacted = tokenPrefix + "[redacted]"
