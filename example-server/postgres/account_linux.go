@@ -27,9 +27,20 @@ func removeStalePIDFile(data string) {
 	if err != nil {
 		return
 	}
-	// A server's working directory is its data directory.
-	if cwd, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(pid), "cwd")); err != nil || cwd == data {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
+	if cwd, err := os.Readlink(filepath.Join(proc, "cwd")); err == nil {
+		// A server's working directory is its data directory.
+		if cwd != data {
+			_ = os.Remove(file) // if it stays, the server says what is wrong
+		}
 		return
 	}
-	_ = os.Remove(file)
+	// In a container, even root may not see where other users' processes are. What
+	// they are everyone can see.
+	if command, err := os.ReadFile(filepath.Join(proc, "cmdline")); err == nil {
+		program, _, _ := strings.Cut(string(command), "\x00")
+		if name := filepath.Base(program); name != "postgres" && name != "postmaster" {
+			_ = os.Remove(file)
+		}
+	}
 }
