@@ -109,7 +109,7 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 				return
 			}
 		}
-		s.showLogin(w, r, ar, query)
+		s.showLogin(w, r, query, ar.GetRequestForm().Get("login_hint"))
 		return
 	}
 	if err != nil {

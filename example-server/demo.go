@@ -2,37 +2,90 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
+	"github.com/alexedwards/scs/v2"
+	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/crypto/bcrypt"
+	"golang.org/x/oauth2"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// demo is what the server brings along when it is given no clients and no users.
+// demo is what the server brings along when it is given no clients and no users: two
+// clients, a user, and a relying party at / that shows what happens. The relying
+// party lives in the same process and talks to the server as any other would, with
+// golang.org/x/oauth2 and go-oidc over HTTP; only what it tells about the gate comes
+// from inside.
 type demo struct {
-	issuer string
-	keys   *keys
-	login  *demoLogin
+	server   *server
+	login    *demoLogin
+	sessions *scs.SessionManager // the relying party's own
+	http     *http.Client
+
+	mu      sync.Mutex
+	answers recent[string, demoAnswer]            // by state
+	events  recent[fositeconsent.ID, []demoEvent] // by grant
 }
 
 // demoLogin is the account that everybody may use.
 type demoLogin struct{ Username, Password string }
 
+// demoAnswer is a consent page as it was sent, for sending it again.
+type demoAnswer struct {
+	grant fositeconsent.ID
+	form  url.Values
+}
+
+// demoEvent is what the gate said, for showing.
+type demoEvent struct {
+	At             time.Time
+	Action, Reason string
+	Detail         string
+}
+
 const (
 	demoUser         = "alice"
 	demoConfidential = "demo-web"
 	demoPublic       = "demo-app"
-
-	pathDemoCallback = "/demo/callback"
 	demoScopes       = "openid profile photos.read photos.write offline_access"
+
+	pathDemoStart    = "/demo/start"
+	pathDemoCallback = "/demo/callback"
+	pathDemoResult   = "/demo/result"
+	pathDemoReplay   = "/demo/replay"
+	pathDemoPrivacy  = "/demo/privacy"
 )
 
+// demoRequest is what the relying party asks for: not all that it could.
+var demoRequest = []string{oidc.ScopeOpenID, "profile", "photos.read", "offline_access"}
+
+// demoMore is the scope that the replay slips in.
+const demoMore = "photos.write"
+
 func newDemo(s *server) (*demo, []*client, *users, error) {
-	d := &demo{issuer: s.issuer, keys: s.keys, login: &demoLogin{demoUser, s.keys.demoPassword}}
+	d := &demo{
+		server:   s,
+		login:    &demoLogin{demoUser, s.keys.demoPassword},
+		sessions: newSessions(s.sessions.Store, "demo", isHTTPS(s.issuer)),
+		http: &http.Client{
+			Timeout:       10 * time.Second,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		answers: recent[string, demoAnswer]{limit: 256},
+		events:  recent[fositeconsent.ID, []demoEvent]{limit: 256},
+	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(d.login.Password), bcrypt.DefaultCost)
 	if err != nil {
 		return nil, nil, nil, err
@@ -46,7 +99,7 @@ func newDemo(s *server) (*demo, []*client, *users, error) {
 	for _, r := range []registration{
 		{
 			ClientID: demoConfidential, ClientSecret: s.keys.demoClientSecret, ClientName: "Photo Printer",
-			LogoURI: s.issuer + pathAssets + "demo-logo.svg", ClientURI: s.issuer,
+			LogoURI: s.issuer + pathAssets + "demo-logo.svg", ClientURI: s.issuer, PolicyURI: s.issuer + pathDemoPrivacy,
 			RedirectURIs: redirectURIs, GrantTypes: []string{grantCode, grantRefresh}, Scope: demoScopes,
 		},
 		{
@@ -63,18 +116,381 @@ func newDemo(s *server) (*demo, []*client, *users, error) {
 	return d, clients, accounts, nil
 }
 
-func (d *demo) watch(next func(context.Context, fositeconsent.Event)) func(context.Context, fositeconsent.Event) {
-	return next
-}
-func (d *demo) approved(string, fositeconsent.ID, url.Values)      {}
-func (d *demo) routes(*http.ServeMux, *http.CrossOriginProtection) {}
-
 // announce tells whoever has started the server where to click.
 func (d *demo) announce(w io.Writer) {
 	_, _ = fmt.Fprintf(w, `
-  Demo           %s/
-  User           %s, password %s
+  Open           %s/
+  Sign in as     %s, password %s
   Clients        %s, confidential, secret %s
                  %s, public
-`, d.issuer, d.login.Username, d.login.Password, demoConfidential, d.keys.demoClientSecret, demoPublic)
+  Stop           Ctrl-C
+
+`, d.server.issuer, d.login.Username, d.login.Password, demoConfidential, d.server.keys.demoClientSecret, demoPublic)
+}
+
+// routes adds the relying party's endpoints.
+func (d *demo) routes(mux *http.ServeMux, protection *http.CrossOriginProtection) {
+	handle := func(pattern string, h http.HandlerFunc) {
+		mux.Handle(pattern, d.oneHost(protection.Handler(d.sessions.LoadAndSave(h))))
+	}
+	handle("GET /{$}", d.home)
+	handle("POST "+pathDemoStart, d.start)
+	handle("GET "+pathDemoCallback, d.callback)
+	handle("GET "+pathDemoResult, d.result)
+	handle("POST "+pathDemoReplay, d.replay)
+	mux.HandleFunc("GET "+pathDemoPrivacy, func(w http.ResponseWriter, r *http.Request) {
+		d.server.renderError(w, r, http.StatusOK, errorPage{
+			Heading:     "Privacy",
+			Explanation: "The demo application prints no photos and keeps nothing once the server is stopped.",
+			Link:        "/", LinkText: "To the demo",
+		})
+	})
+}
+
+// oneHost sends a browser that came by another name of this machine to the one that
+// the issuer has: the cookies of 127.0.0.1 and localhost are not the same.
+func (d *demo) oneHost(next http.Handler) http.Handler {
+	issuer, _ := url.Parse(d.server.issuer)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := url.URL{Host: r.Host}
+		if r.Method == http.MethodGet && r.Host != issuer.Host && isLoopback(host.Hostname()) && isLoopback(issuer.Hostname()) {
+			http.Redirect(w, r, d.server.issuer+"/", http.StatusSeeOther)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// demoRun is one flow of the relying party, in its session.
+type demoRun struct {
+	Client, ClientName         string
+	State, Verifier, Nonce     string
+	Requested, Granted         []string
+	Error, ErrorDescription    string
+	AccessToken, RefreshToken  string
+	IDToken                    string
+	Expires                    time.Time
+	Claims                     json.RawMessage
+	Replays                    []demoReplay
+	StartedAt, AnsweredAt, End time.Time
+}
+
+// demoReplay is what came of sending the page again.
+type demoReplay struct {
+	What                                   string
+	Status, PageTitle, Reason, Explanation string
+}
+
+const demoRunKey = "run"
+
+func (d *demo) run(ctx context.Context) *demoRun {
+	var run demoRun
+	if json.Unmarshal([]byte(d.sessions.GetString(ctx, demoRunKey)), &run) != nil {
+		return nil
+	}
+	return &run
+}
+
+func (d *demo) keep(ctx context.Context, run *demoRun) {
+	text, err := json.Marshal(run)
+	if err != nil {
+		panic(err) // there is nothing in it that can fail
+	}
+	d.sessions.Put(ctx, demoRunKey, string(text))
+}
+
+// relyingParty returns what the relying party knows of the server and of itself.
+func (d *demo) relyingParty(ctx context.Context, clientID string) (*oidc.Provider, *oauth2.Config, error) {
+	provider, err := oidc.NewProvider(oidc.ClientContext(ctx, d.http), d.server.issuer)
+	if err != nil {
+		return nil, nil, err
+	}
+	config := &oauth2.Config{
+		ClientID: clientID, Endpoint: provider.Endpoint(), RedirectURL: d.server.issuer + pathDemoCallback, Scopes: demoRequest,
+	}
+	config.Endpoint.AuthStyle = oauth2.AuthStyleInParams // a public client has only its id
+	if clientID == demoConfidential {
+		config.ClientSecret = d.server.keys.demoClientSecret
+		config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader
+	}
+	return provider, config, nil
+}
+
+func (d *demo) home(w http.ResponseWriter, r *http.Request) {
+	d.server.render(w, r, http.StatusOK, "demo", struct {
+		page
+		Login  *demoLogin
+		HasRun bool
+	}{page{Title: "Consent demo"}, d.login, d.run(r.Context()) != nil})
+}
+
+// start sends the browser to the authorization endpoint.
+func (d *demo) start(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	form, err := postedForm(r, "client")
+	c, ok := d.server.clients[form.Get("client")]
+	if err != nil || !ok {
+		d.server.badForm(w, r, errors.New("no such demo client"))
+		return
+	}
+	_, config, err := d.relyingParty(ctx, c.ID)
+	if err != nil {
+		d.server.unavailable(w, r, "demo: discovery failed", err)
+		return
+	}
+	run := &demoRun{
+		Client: c.ID, ClientName: c.displayName(), Requested: demoRequest, StartedAt: time.Now(),
+		State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(),
+	}
+	d.keep(ctx, run)
+	http.Redirect(w, r, config.AuthCodeURL(run.State, oidc.Nonce(run.Nonce), oauth2.S256ChallengeOption(run.Verifier)), http.StatusSeeOther)
+}
+
+// callback is the relying party's redirect URI.
+func (d *demo) callback(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	run := d.run(ctx)
+	// The state ties the answer to the browser that asked (RFC 6749, Section 10.12).
+	if run == nil || run.State == "" || r.FormValue("state") != run.State || !run.End.IsZero() {
+		d.server.renderError(w, r, http.StatusBadRequest, errorPage{
+			Heading:     "Not an answer to a question of ours",
+			Explanation: "The state in this answer is not the one that the demo application has sent with its last request, so it takes nothing from it.",
+			Link:        "/", LinkText: "Start again",
+		})
+		return
+	}
+	run.AnsweredAt = time.Now()
+	if code := r.FormValue("error"); code != "" {
+		run.Error, run.ErrorDescription = code, r.FormValue("error_description")
+	} else if err := d.redeem(ctx, run, r.FormValue("code")); err != nil {
+		d.server.log.WarnContext(ctx, "demo: code could not be redeemed")
+		run.Error, run.ErrorDescription = "no tokens", err.Error()
+	}
+	run.End = time.Now()
+	d.keep(ctx, run)
+	http.Redirect(w, r, pathDemoResult, http.StatusSeeOther) // away from the address with the code in it
+}
+
+// redeem exchanges the code for tokens and verifies the ID token.
+func (d *demo) redeem(ctx context.Context, run *demoRun, code string) error {
+	provider, config, err := d.relyingParty(ctx, run.Client)
+	if err != nil {
+		return errors.New("the server could not be asked")
+	}
+	token, err := config.Exchange(oidc.ClientContext(ctx, d.http), code, oauth2.VerifierOption(run.Verifier))
+	if err != nil {
+		return errors.New("the token endpoint refused the code")
+	}
+	raw, _ := token.Extra("id_token").(string)
+	idToken, err := provider.VerifierContext(oidc.ClientContext(ctx, d.http), &oidc.Config{ClientID: run.Client}).Verify(ctx, raw)
+	if err != nil {
+		return errors.New("the ID token is not valid")
+	}
+	if idToken.Nonce != run.Nonce {
+		return errors.New("the ID token has another nonce")
+	}
+	if err := idToken.Claims(&run.Claims); err != nil {
+		return errors.New("the ID token has no claims")
+	}
+	scope, _ := token.Extra("scope").(string)
+	run.Granted = strings.Fields(scope)
+	run.AccessToken, run.RefreshToken, run.IDToken, run.Expires = token.AccessToken, token.RefreshToken, raw, token.Expiry
+	return nil
+}
+
+// demoScope is a row of the table of what was asked and what was given.
+type demoScope struct {
+	Name, Title string
+	Granted     bool
+}
+
+func (d *demo) result(w http.ResponseWriter, r *http.Request) {
+	run := d.run(r.Context())
+	if run == nil || run.End.IsZero() {
+		http.Redirect(w, r, "/", http.StatusSeeOther)
+		return
+	}
+	var scopes []demoScope
+	for _, name := range run.Requested {
+		scopes = append(scopes, demoScope{name, describeScope(name).Title, slices.Contains(run.Granted, name)})
+	}
+	answer, answered := d.answer(run.State)
+	title := "Connected"
+	if run.Error != "" {
+		title = "Not connected"
+	}
+	var claims strings.Builder
+	if encoder := json.NewEncoder(&claims); run.Claims != nil {
+		encoder.SetIndent("", "  ")
+		_ = encoder.Encode(run.Claims)
+	}
+	d.server.render(w, r, http.StatusOK, "demo_result", struct {
+		page
+		*demoRun
+		Scopes     []demoScope
+		ClaimsText string
+		GrantID    string
+		Events     []demoEvent
+		CanReplay  bool
+		More       string
+	}{page{title}, run, scopes, claims.String(), answer.grant.String(), d.eventsOf(answer.grant), answered, demoMore})
+}
+
+// replay sends the consent page that was answered once more, as a thief of the page
+// or a second click would: as it was, or with another request in it.
+func (d *demo) replay(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	form, err := postedForm(r, "what")
+	run := d.run(ctx)
+	what := form.Get("what")
+	if err != nil || run == nil || (what != "page" && what != "request") {
+		d.server.badForm(w, r, errors.New("nothing to replay"))
+		return
+	}
+	answer, ok := d.answer(run.State)
+	if !ok {
+		http.Redirect(w, r, pathDemoResult, http.StatusSeeOther)
+		return
+	}
+	fields := url.Values{}
+	for name, values := range answer.form {
+		fields[name] = slices.Clone(values)
+	}
+	if what == "request" {
+		request, err := url.ParseQuery(fields.Get(fieldRequest))
+		if err != nil {
+			d.server.badForm(w, r, err)
+			return
+		}
+		request.Set("scope", request.Get("scope")+" "+demoMore)
+		fields.Set(fieldRequest, request.Encode())
+		fields.Add(fieldScope, demoMore)
+	}
+	before := len(d.eventsOf(answer.grant))
+	result, err := d.send(ctx, r, fields)
+	if err != nil {
+		d.server.unavailable(w, r, "demo: page could not be sent again", err)
+		return
+	}
+	result.What = what
+	if events := d.eventsOf(answer.grant); len(events) > before {
+		result.Reason = events[len(events)-1].Reason
+	}
+	switch result.Reason {
+	case "already_decided":
+		result.Explanation = "The id of the page is the key of its grant in the database. A grant with that key is there, spent, so the page can bring forth no other."
+	case "binding_mismatch":
+		result.Explanation = "The page carries a sealed digest of the request that was on your screen. The request that came with it now is another one, so your approval does not fit it. You would be asked anew."
+	case "":
+		result.Explanation = "The gate was not even asked. You may have signed out."
+	}
+	run.Replays = append([]demoReplay{result}, run.Replays...)
+	run.Replays = run.Replays[:min(len(run.Replays), 4)]
+	d.keep(ctx, run)
+	http.Redirect(w, r, pathDemoResult+"#replay", http.StatusSeeOther)
+}
+
+var titlePattern = regexp.MustCompile(`<title>([^<]*)</title>`)
+
+// send posts the consent page's form with the browser's own login.
+func (d *demo) send(ctx context.Context, r *http.Request, fields url.Values) (demoReplay, error) {
+	post, err := http.NewRequestWithContext(ctx, http.MethodPost, d.server.issuer+pathConsent, strings.NewReader(fields.Encode()))
+	if err != nil {
+		return demoReplay{}, err
+	}
+	post.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if cookie, err := r.Cookie(d.server.sessions.Cookie.Name); err == nil {
+		post.AddCookie(&http.Cookie{Name: cookie.Name, Value: cookie.Value})
+	}
+	resp, err := d.http.Do(post)
+	if err != nil {
+		return demoReplay{}, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err != nil {
+		return demoReplay{}, err
+	}
+	result := demoReplay{Status: resp.Status}
+	if title := titlePattern.FindSubmatch(body); title != nil {
+		result.PageTitle = string(title[1])
+	}
+	return result, nil
+}
+
+// approved remembers a page that was approved.
+func (d *demo) approved(state string, grant fositeconsent.ID, form url.Values) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answers.put(state, demoAnswer{grant, form})
+}
+
+func (d *demo) answer(state string) (demoAnswer, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.answers.get(state)
+}
+
+// watch returns an observer of the gate that remembers what it says of each grant.
+func (d *demo) watch(next func(context.Context, fositeconsent.Event)) func(context.Context, fositeconsent.Event) {
+	return func(ctx context.Context, e fositeconsent.Event) {
+		next(ctx, e)
+		if e.GrantID.IsZero() {
+			return
+		}
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		list, _ := d.events.get(e.GrantID)
+		if len(list) < 50 {
+			d.events.put(e.GrantID, append(slices.Clone(list), demoEvent{time.Now(), string(e.Action), e.Reason, explainEvent(e)}))
+		}
+	}
+}
+
+func (d *demo) eventsOf(grant fositeconsent.ID) []demoEvent {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list, _ := d.events.get(grant)
+	return list
+}
+
+// explainEvent says what an event means to somebody who sees one for the first time.
+func explainEvent(e fositeconsent.Event) string {
+	if e.Refused() {
+		return "Refused. Nothing was stored and nothing was issued."
+	}
+	switch e.Action {
+	case fositeconsent.ActionPrompt:
+		return "The consent page was shown. Nothing is stored yet."
+	case fositeconsent.ActionMint:
+		return "You approved: the grant was stored, for " + strings.Join(e.GrantedScopes, ", ") + "."
+	case fositeconsent.ActionConsume:
+		return "The grant was spent, and only then the code was made."
+	case fositeconsent.ActionDeny:
+		return "You denied. That is final for this page."
+	}
+	return ""
+}
+
+// recent is a map that forgets the oldest keys.
+type recent[K comparable, V any] struct {
+	limit int
+	order []K
+	m     map[K]V
+}
+
+func (c *recent[K, V]) get(key K) (V, bool) { v, ok := c.m[key]; return v, ok }
+
+func (c *recent[K, V]) put(key K, value V) {
+	if c.m == nil {
+		c.m = map[K]V{}
+	}
+	if _, ok := c.m[key]; !ok {
+		c.order = append(c.order, key)
+		if len(c.order) > c.limit {
+			delete(c.m, c.order[0])
+			c.order = c.order[1:]
+		}
+	}
+	c.m[key] = value
 }

@@ -213,19 +213,22 @@ type loginPage struct {
 }
 
 // showLogin asks for the password in place of an answer to the authorization request.
-func (s *server) showLogin(w http.ResponseWriter, r *http.Request, ar fosite.AuthorizeRequester, query string) {
-	p := loginPage{AuthorizationRequest: query, Username: ar.GetRequestForm().Get("login_hint")}
-	if c, ok := ar.GetClient().(*client); ok {
-		p.Client = c.displayName()
-	}
+func (s *server) showLogin(w http.ResponseWriter, r *http.Request, query, hint string) {
+	p := loginPage{Username: hint}
 	if l := loginFrom(r.Context()); l != nil {
 		p.Again, p.Username = true, l.username
 	}
-	s.renderLogin(w, r, http.StatusOK, p)
+	s.renderLogin(w, r, http.StatusOK, query, p)
 }
 
-func (s *server) renderLogin(w http.ResponseWriter, r *http.Request, status int, p loginPage) {
+func (s *server) renderLogin(w http.ResponseWriter, r *http.Request, status int, query string, p loginPage) {
 	p.Title = "Sign in"
+	p.AuthorizationRequest = query
+	if params, err := url.ParseQuery(query); err == nil {
+		if c, ok := s.clients[params.Get("client_id")]; ok {
+			p.Client = c.displayName()
+		}
+	}
 	if s.demo != nil {
 		p.Demo = s.demo.login
 	}
@@ -237,7 +240,7 @@ func (s *server) renderLogin(w http.ResponseWriter, r *http.Request, status int,
 func (s *server) getLogin(w http.ResponseWriter, r *http.Request) {
 	l := loginFrom(r.Context())
 	if l == nil {
-		s.renderLogin(w, r, http.StatusOK, loginPage{})
+		s.renderLogin(w, r, http.StatusOK, "", loginPage{})
 		return
 	}
 	s.render(w, r, http.StatusOK, "account", struct {
@@ -268,7 +271,7 @@ func (s *server) postLogin(w http.ResponseWriter, r *http.Request) {
 	}
 	if !ok {
 		s.log.InfoContext(ctx, "sign-in refused")
-		s.renderLogin(w, r, http.StatusForbidden, loginPage{AuthorizationRequest: query, Username: username, Failed: true})
+		s.renderLogin(w, r, http.StatusForbidden, query, loginPage{Username: username, Failed: true})
 		return
 	}
 

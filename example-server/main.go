@@ -143,7 +143,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 
 	s := &server{
 		config: config, issuer: issuer, log: log, keys: keys, users: accounts,
-		sessions: newSessions(pool, isHTTPS(issuer)),
+		sessions: newSessions(sessionStore{pool}, "session", isHTTPS(issuer)),
 		ready:    store.CheckSchema,
 	}
 	onEvent := logEvents(log)
@@ -159,6 +159,10 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	})
 	if err != nil {
 		return err
+	}
+	s.clients = map[string]*client{}
+	for _, c := range clients {
+		s.clients[c.ID] = c
 	}
 	handler, err := s.handler()
 	if err != nil {

@@ -36,6 +36,7 @@ type server struct {
 	log          *slog.Logger
 	keys         *keys
 	users        *users
+	clients      map[string]*client // by client_id
 	sessions     *scs.SessionManager
 	provider     fosite.OAuth2Provider
 	gate         *fositeconsent.Gate

@@ -17,14 +17,14 @@ const (
 	loginLifetime     = 12 * time.Hour // from sign-in; then the password is asked for again
 )
 
-// newSessions returns the manager of the browser sessions. Only the hash of a
-// session's token is stored.
-func newSessions(pool *pgxpool.Pool, https bool) *scs.SessionManager {
+// newSessions returns a manager of browser sessions in a cookie of the given name. Only
+// the hash of a session's token is stored.
+func newSessions(store scs.Store, name string, https bool) *scs.SessionManager {
 	m := scs.New()
-	m.Store = sessionStore{pool}
+	m.Store = store
 	m.HashTokenInStore = true
 	m.Lifetime = anonymousLifetime
-	m.Cookie.Name = cookieName("session", https)
+	m.Cookie.Name = cookieName(name, https)
 	m.Cookie.Secure = https
 	m.Cookie.HttpOnly = true
 	m.Cookie.SameSite = http.SameSiteLaxMode // Strict would be missing when a client sends the browser here
