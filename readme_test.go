@@ -92,7 +92,7 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	// The request that the page was for, and nothing of the form besides it: the
 	// ticket knows whether it is the one that was shown.
-	original := &http.Request{Method: "GET", URL: &url.URL{RawQuery: r.PostFormValue("query")}}
+	original := &http.Request{Method: http.MethodGet, URL: &url.URL{RawQuery: r.PostFormValue("query")}}
 	ar, err := s.provider.NewAuthorizeRequest(ctx, original)
 	if err != nil {
 		http.Error(w, "This form was changed.", http.StatusBadRequest)
@@ -156,13 +156,13 @@ func TestReadmeServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := httptest.NewRecorder()
-	s.authorize(page, httptest.NewRequest("GET", "/oauth2/auth?client_id=app&response_type=code&scope=photos+contacts&state=0123456789", nil))
+	s.authorize(page, httptest.NewRequest(http.MethodGet, "/oauth2/auth?client_id=app&response_type=code&scope=photos+contacts&state=0123456789", nil))
 	if page.Header().Get("Ticket") == "" || len(fositeStore.AuthorizeCodes) != 0 {
 		t.Fatalf("there is no consent page: %d %s", page.Code, page.Body)
 	}
 	send := func(decision, query string) *url.URL {
 		form := url.Values{"query": {query}, "ticket": {page.Header().Get("Ticket")}, "decision": {decision}, "scope": {"photos"}}
-		r := httptest.NewRequest("POST", "/consent", strings.NewReader(form.Encode()))
+		r := httptest.NewRequest(http.MethodPost, "/consent", strings.NewReader(form.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
 		s.decide(w, r)

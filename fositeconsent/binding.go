@@ -136,7 +136,7 @@ func checkParameters(form url.Values) error {
 // encoder appends to the canonical form.
 type encoder []byte
 
-func (e *encoder) count(n int) { *e = binary.BigEndian.AppendUint64(*e, uint64(n)) } //nolint:gosec // a length is never negative
+func (e *encoder) count(n int) { *e = binary.BigEndian.AppendUint64(*e, uint64(n)) }
 
 func (e *encoder) text(s string) {
 	e.count(len(s))

@@ -147,9 +147,8 @@ func TestEveryChangeOfTheRequestIsRefusedAndDoesNotSpendTheGrant(t *testing.T) {
 		"dpop_jkt", "a thumbprint", "acr_values", "gold", "max_age", "3600", "vendor", "x", "response_mode", "query")
 	token := h.approve(form, "peter")
 	for name := range form {
-		change := params()
 		for _, value := range []string{"", form.Get(name) + "x"} {
-			change = url.Values{}
+			change := url.Values{}
 			for k, v := range form {
 				change[k] = slices.Clone(v)
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
@@ -145,7 +146,7 @@ func params(pairs ...string) url.Values {
 // parse is fosite's reading of a request.
 func (h *host) parse(form url.Values) fosite.AuthorizeRequester {
 	h.t.Helper()
-	ar, err := h.provider.NewAuthorizeRequest(context.Background(), httptest.NewRequest("GET", "/oauth2/auth?"+form.Encode(), nil))
+	ar, err := h.provider.NewAuthorizeRequest(context.Background(), httptest.NewRequest(http.MethodGet, "/oauth2/auth?"+form.Encode(), nil))
 	if err != nil {
 		h.t.Fatalf("fosite does not accept the request: %v (%s)", err, fosite.ErrorToRFC6749Error(err).HintField)
 	}
@@ -203,14 +204,13 @@ func (h *host) stored() int {
 
 // cause is what an error says to a person who reads the logs.
 func cause(err error) error {
-	for err != nil {
-		e := fosite.ErrorToRFC6749Error(err)
-		if e == nil || e.Cause() == nil {
-			return err
-		}
+	if err == nil {
+		return nil
+	}
+	if e := fosite.ErrorToRFC6749Error(err); e.Cause() != nil {
 		return e.Cause()
 	}
-	return nil
+	return err
 }
 
 // spyStorage counts, and can be told to fail or to lie.

@@ -182,7 +182,7 @@ func TestIDIsATimeOrderedUUID(t *testing.T) {
 	if later := newID(at.Add(time.Millisecond)); later.String() <= id.String() {
 		t.Fatalf("%s of a later millisecond does not come after %s", later, id)
 	}
-	if newID(at) == newID(at) {
+	if first, second := newID(at), newID(at); first == second {
 		t.Fatal("two ids of one millisecond are equal")
 	}
 	text, err := json.Marshal(id)
