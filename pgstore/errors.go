@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
@@ -18,9 +19,9 @@ import (
 // repeat runs try, and runs it again while its connection was lost, with the same
 // arguments: both statements recognise their own first try, whether it took
 // effect or not. The number of tries is bounded, by ctx as well.
-func (s *Store) repeat(ctx context.Context, try func() error) error {
-	err := try()
-	if !s.repeats {
+func (s *Store) repeat(ctx context.Context, try func(DB) error) error {
+	err := try(s.db)
+	if s.pool == nil {
 		return err
 	}
 	for _, pause := range pauses {
@@ -36,7 +37,25 @@ func (s *Store) repeat(ctx context.Context, try func() error) error {
 			case <-timer.C:
 			}
 		}
-		err = try()
+		err = s.onLiveConnection(ctx, try)
+	}
+	return err
+}
+
+// onLiveConnection runs try on a connection of the pool that has just answered:
+// after a restart of the server all idle ones are dead.
+func (s *Store) onLiveConnection(ctx context.Context, try func(DB) error) (err error) {
+	for range s.pool.Stat().MaxConns() + 1 {
+		var conn *pgxpool.Conn
+		conn, err = s.pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		if err = conn.Ping(ctx); err == nil {
+			defer conn.Release()
+			return try(conn)
+		}
+		conn.Release() // which drops it, dead as it is
 	}
 	return err
 }

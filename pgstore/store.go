@@ -40,9 +40,10 @@ type Store struct {
 	names  names
 	create string
 	spend  string
-	// repeats is whether a statement whose connection was lost may run again: only
-	// where it was a transaction of its own and another connection can be had.
-	repeats bool
+	// pool is the db if that is one, else nil. A statement whose connection was lost
+	// may run again only where it was a transaction of its own and another connection
+	// can be had.
+	pool *pgxpool.Pool
 }
 
 // New returns a store on db. It opens no connection, starts nothing and does not
@@ -56,14 +57,14 @@ func New(db DB, config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, repeats := db.(*pgxpool.Pool)
+	pool, _ := db.(*pgxpool.Pool)
 	return &Store{
-		db:      db,
-		config:  config,
-		names:   n,
-		create:  fmt.Sprintf(createSQL, n.grants()),
-		spend:   fmt.Sprintf(consumeSQL, n.grants()),
-		repeats: repeats,
+		db:     db,
+		config: config,
+		names:  n,
+		create: fmt.Sprintf(createSQL, n.grants()),
+		spend:  fmt.Sprintf(consumeSQL, n.grants()),
+		pool:   pool,
 	}, nil
 }
 
@@ -101,9 +102,9 @@ func (s *Store) CreateConsentGrant(ctx context.Context, grant *fositeconsent.Gra
 		notNil(grant.Scopes), notNil(grant.Audience), nullIfEmpty(grant.Data), grant.Denied,
 		grant.Lifespan.Microseconds(), s.config.clock(),
 	}
-	err := s.repeat(ctx, func() error {
+	err := s.repeat(ctx, func(db DB) error {
 		var created bool
-		return s.db.QueryRow(ctx, s.create, args...).Scan(&created)
+		return db.QueryRow(ctx, s.create, args...).Scan(&created)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return fmt.Errorf("pgstore: %s %s: %w", op, grant.ID, fositeconsent.ErrAlreadyDecided)
@@ -146,8 +147,8 @@ func (s *Store) ConsumeConsentGrant(ctx context.Context, p fositeconsent.Present
 	args := []any{uuid(p.ID), p.SecretHash[:], p.Binding[:], uuid(p.Attempt), s.config.clock()}
 	grant := fositeconsent.Grant{ID: p.ID, SecretHash: p.SecretHash, Binding: p.Binding}
 	var outcome string
-	err := s.repeat(ctx, func() error {
-		return s.db.QueryRow(ctx, s.spend, args...).Scan(&outcome,
+	err := s.repeat(ctx, func(db DB) error {
+		return db.QueryRow(ctx, s.spend, args...).Scan(&outcome,
 			&grant.Subject, &grant.ClientID, &grant.Scopes, &grant.Audience, &grant.Data, &grant.DecidedAt)
 	})
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
@@ -219,7 +220,6 @@ func nullIfEmpty(b []byte) any {
 	return b
 }
 
-// Pauses before the second, third and fourth try of a statement. The first try
-// may meet one connection of the pool that died unnoticed, all of them after a
-// restart of the server, and a failover takes some hundred milliseconds.
+// Pauses before the second, third and fourth try of a statement, each of them up to
+// a half longer or shorter. A failover takes some hundred milliseconds.
 var pauses = [...]time.Duration{0, 50 * time.Millisecond, 250 * time.Millisecond}
