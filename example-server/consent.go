@@ -288,7 +288,7 @@ func (s *server) postConsent(w http.ResponseWriter, r *http.Request) {
 		if !s.finish(w, r, d.query) {
 			return
 		}
-		s.writeAuthorizeError(w, r, ar, fosite.ErrAccessDenied.WithDescription("The resource owner denied the request."))
+		s.writeAuthorizeError(w, r, ar, fosite.ErrAccessDenied.WithDescription("The resource owner denied the request.").WithHint(""))
 		return
 	}
 

@@ -253,8 +253,8 @@ func (d *demo) callback(w http.ResponseWriter, r *http.Request) {
 	// The state ties the answer to the browser that asked (RFC 6749, Section 10.12).
 	if run == nil || run.State == "" || r.FormValue("state") != run.State || !run.End.IsZero() {
 		d.server.renderError(w, r, http.StatusBadRequest, errorPage{
-			Heading:     "Not an answer to a question of ours",
-			Explanation: "The state in this answer is not the one that the demo application has sent with its last request, so it takes nothing from it.",
+			Heading:     "The application did not expect this answer",
+			Explanation: "It has had the answer to its last request already, or never asked with this state. It takes nothing from it.",
 			Link:        "/", LinkText: "Start again",
 		})
 		return

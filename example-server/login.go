@@ -17,8 +17,6 @@ import (
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/handler/openid"
 	"github.com/ory/fosite/token/jwt"
-
-	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
 // login is one sign-in of a user, from the password to the sign-out.
@@ -80,7 +78,7 @@ type freshLogin struct {
 
 const (
 	maxFreshLogins      = 16
-	freshLoginRetention = fositeconsent.MaxPromptLifespan
+	freshLoginRetention = time.Hour
 )
 
 // requestKey names an authorization request in the session.

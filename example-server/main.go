@@ -49,6 +49,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -77,7 +78,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		}
 	}
 	log := newLogger(config.logFormat, stderr)
-	if err := serve(ctx, config, clients, accounts, log, stdout); err != nil {
+	err = serve(ctx, config, clients, accounts, log, stdout)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) { // asked to stop while still starting
+		return 0
+	}
+	if err != nil {
 		log.Error("stopped", "error", err)
 		return 1
 	}

@@ -28,7 +28,7 @@ const (
 	pagePolicy     = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 	defaultPolicy  = pagePolicy + "; img-src 'self'; form-action 'self'"
 	loginPolicy    = pagePolicy + "; img-src 'self'"
-	formPostPolicy = pagePolicy + "; script-src 'self'"
+	formPostPolicy = pagePolicy + "; img-src 'self'; script-src 'self'"
 )
 
 func setPolicy(w http.ResponseWriter, policy string) {
@@ -47,7 +47,7 @@ type errorPage struct {
 
 var (
 	pageTemplates    = parsePages()
-	formPostTemplate = pageTemplates["form_post"] // fosite executes it
+	formPostTemplate = pageTemplates["form_post"].Lookup("form_post.html") // fosite executes it: no layout
 )
 
 // parsePages parses every page together with the layout.

@@ -105,6 +105,7 @@ func (s *server) readyz(w http.ResponseWriter, r *http.Request) {
 // secure sets the headers that every response has; a handler may replace its own.
 func (s *server) secure(next http.Handler) http.Handler {
 	https := isHTTPS(s.issuer)
+	local := isLoopback(hostname(s.issuer))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", defaultPolicy)
@@ -116,6 +117,11 @@ func (s *server) secure(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-store")
 		if https {
 			h.Set("Strict-Transport-Security", "max-age=31536000")
+		}
+		// A site whose name was made to lead to this machine (DNS rebinding) gets nothing.
+		if local && !isLoopback(hostname("//"+r.Host)) {
+			http.Error(w, http.StatusText(http.StatusMisdirectedRequest), http.StatusMisdirectedRequest)
+			return
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -174,6 +180,15 @@ func (r *recorder) Write(b []byte) (int, error) {
 
 // Unwrap is for http.ResponseController.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// hostname returns the URL's host without the port.
+func hostname(s string) string {
+	u, err := url.Parse(s)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
 
 // isHTTPS reports whether the URL's scheme is https.
 func isHTTPS(issuer string) bool {
