@@ -131,7 +131,8 @@ func withoutValues(err error) error {
 	var network net.Error
 	if errors.As(err, &network) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
-		pgconn.SafeToRetry(err) || errors.Is(err, pgx.ErrTxClosed) {
+		pgconn.SafeToRetry(err) || errors.Is(err, pgx.ErrTxClosed) ||
+		err.Error() == "closed pool" { // of the pool's own dependency, which exports it to nobody else
 		return err
 	}
 	return withheld{err}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,4 +93,24 @@ func create(t testing.TB, store *pgstore.Store, g *fositeconsent.Grant) {
 	if err := store.CreateConsentGrant(testContext(t), g); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// testClock is an explicit clock.
+type testClock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func newClock() *testClock { return &testClock{at: time.Now().Truncate(time.Millisecond)} }
+
+func (c *testClock) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *testClock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
 }

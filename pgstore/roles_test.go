@@ -1,0 +1,135 @@
+package pgstore_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent"
+	"github.com/fosite-consent/fosite-consent/integration/pgtest"
+	"github.com/fosite-consent/fosite-consent/pgstore"
+)
+
+// documentedGrants reads the GRANT statements out of the package's documentation.
+func documentedGrants(t testing.TB) []string {
+	t.Helper()
+	text, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var grants []string
+	for line := range strings.Lines(string(text)) {
+		if statement, ok := strings.CutPrefix(strings.TrimSpace(line), "//\tGRANT "); ok {
+			grants = append(grants, "GRANT "+statement)
+		}
+	}
+	if len(grants) < 4 {
+		t.Fatalf("the documentation has the statements %v", grants)
+	}
+	return grants
+}
+
+func TestRolesOfTheDocumentationSuffice(t *testing.T) {
+	t.Parallel()
+	database := pgtest.Database(t)
+	admin := pgtest.PoolAt(t, database)
+	role := func() (string, *pgxpool.Pool) {
+		name, url := pgtest.Role(t, database)
+		return pgx.Identifier{name}.Sanitize(), pgtest.PoolAt(t, url)
+	}
+	migratorName, migrator := role()
+	serverName, server := role()
+	sweeperName, sweeper := role()
+
+	// The migrator owns the tables, the administrator the schema.
+	exec(t, admin, "REVOKE ALL ON SCHEMA public FROM PUBLIC")
+	exec(t, admin, "GRANT CREATE, USAGE ON SCHEMA public TO "+migratorName)
+	migrate(t, migrator, pgstore.Config{})
+	names := strings.NewReplacer("consent_server", serverName, "consent_sweeper", sweeperName)
+	for _, grant := range documentedGrants(t) {
+		owner := migrator
+		if strings.Contains(grant, "ON SCHEMA") {
+			owner = admin
+		}
+		exec(t, owner, names.Replace(grant))
+	}
+
+	g, expired := newGrant(), newGrant()
+	t.Run("the server's", func(t *testing.T) {
+		ctx := testContext(t)
+		store := newStore(t, server, pgstore.Config{})
+		if err := store.CheckSchema(ctx); err != nil {
+			t.Error(err)
+		}
+		create(t, store, g)
+		create(t, store, g)
+		p := present(g)
+		for range 2 {
+			if _, err := store.ConsumeConsentGrant(ctx, p); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := store.ConsumeConsentGrant(ctx, present(g)); !errors.Is(err, fositeconsent.ErrGrantConsumed) {
+			t.Error(err)
+		}
+	})
+	t.Run("the sweeper's", func(t *testing.T) {
+		clock := newClock()
+		clock.advance(-100 * minRetention)
+		create(t, newStore(t, server, pgstore.Config{TestClock: clock.now}), expired)
+		s, err := pgstore.NewSweeper(sweeper, pgstore.SweeperConfig{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if deleted, err := s.Sweep(testContext(t)); deleted != 1 || err != nil {
+			t.Errorf("deleted %d, %v", deleted, err)
+		}
+	})
+
+	const table = " public.consent_grants "
+	for name, c := range map[string]struct {
+		pool      *pgxpool.Pool
+		forbidden []string
+	}{
+		"the server's may do nothing else": {server, []string{
+			"DELETE FROM" + table, "TRUNCATE" + table, "DROP TABLE" + table,
+			"UPDATE" + table + "SET expires_at = expires_at + interval '1 day'",
+			"UPDATE" + table + "SET denied = false", "UPDATE" + table + "SET binding = binding",
+			"UPDATE" + table + "SET secret_hash = secret_hash", "UPDATE" + table + "SET scopes = scopes",
+			"UPDATE" + table + "SET subject = subject", "UPDATE" + table + "SET id = id",
+			"DELETE FROM public.consent_migrations", "INSERT INTO public.consent_migrations VALUES (2, '')",
+			"CREATE TABLE public.t ()",
+		}},
+		"the sweeper's may do nothing else": {sweeper, []string{
+			"SELECT secret_hash FROM" + table, "SELECT data FROM" + table, "SELECT subject FROM" + table,
+			"INSERT INTO" + table + "SELECT * FROM" + table, "TRUNCATE" + table,
+			"UPDATE" + table + "SET consumed_at = NULL", "UPDATE" + table + "SET expires_at = expires_at",
+			"UPDATE" + table + "SET consumed_at = NULL, attempt = NULL",
+			"SELECT FROM public.consent_migrations", "CREATE TABLE public.t ()",
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, statement := range c.forbidden {
+				_, err := c.pool.Exec(testContext(t), statement)
+				var pgErr *pgconn.PgError
+				if !errors.As(err, &pgErr) || pgErr.Code != "42501" { // insufficient_privilege
+					t.Errorf("%s: %v", statement, err)
+				}
+			}
+		})
+	}
+
+	t.Run("a migrator who may create schemas makes one of its own", func(t *testing.T) {
+		var name string
+		if err := admin.QueryRow(testContext(t), "SELECT quote_ident(current_database())").Scan(&name); err != nil {
+			t.Fatal(err)
+		}
+		exec(t, admin, "GRANT CREATE ON DATABASE "+name+" TO "+migratorName)
+		migrate(t, migrator, pgstore.Config{Schema: "own"})
+	})
+}
