@@ -26,7 +26,7 @@ var notForTheURL = []string{"client_secret", "client_assertion", "client_asserti
 func (s *server) getAuthorize(w http.ResponseWriter, r *http.Request) {
 	params, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
-		s.badAuthorizationRequest(w, r, err.Error())
+		s.badAuthorizationRequest(w, r, "The request that brought you here cannot be read: "+err.Error()+".")
 		return
 	}
 	s.answerAuthorization(w, r, params)
@@ -37,7 +37,7 @@ func (s *server) getAuthorize(w http.ResponseWriter, r *http.Request) {
 // another site it sends no cookie that is SameSite=Lax.
 func (s *server) postAuthorize(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil || !isFormPost(r) {
-		s.badAuthorizationRequest(w, r, "The request could not be read. It has to be a posted form.")
+		s.badAuthorizationRequest(w, r, "The request that brought you here cannot be read: it is not a posted form.")
 		return
 	}
 	for _, name := range notForTheURL {
@@ -46,27 +46,30 @@ func (s *server) postAuthorize(w http.ResponseWriter, r *http.Request) {
 	// The parameters of the body and of the query. One that is in both is there twice
 	// now, and refused for that.
 	params, err := parseQuery(r.Form.Encode())
+	if err == nil && len(params) == 0 {
+		err = errors.New("it is empty")
+	}
 	if err != nil {
-		s.badAuthorizationRequest(w, r, err.Error())
+		s.badAuthorizationRequest(w, r, "The request that brought you here cannot be read: "+err.Error()+".")
 		return
 	}
-	http.Redirect(w, r, pathAuthorize+"?"+params.Encode(), http.StatusSeeOther)
+	http.Redirect(w, r, returnPath(params.Encode()), http.StatusSeeOther)
 }
 
 // parseQuery reads the parameters of an authorization request.
 func parseQuery(query string) (url.Values, error) {
 	if len(query) > maxAuthorizationRequest {
-		return nil, fmt.Errorf("The request is longer than %d characters.", maxAuthorizationRequest) //nolint:staticcheck // shown to people
+		return nil, fmt.Errorf("it is longer than %d characters", maxAuthorizationRequest)
 	}
 	params, err := url.ParseQuery(query)
 	if err != nil {
-		return nil, errors.New("The address is not well-formed.") //nolint:staticcheck // shown to people
+		return nil, errors.New("it is not well-formed")
 	}
 	// Where these two are ambiguous, so is who asks and where the browser would be sent
 	// with an error. What else was sent twice is the gate's to refuse.
 	for _, name := range []string{"client_id", "redirect_uri"} {
 		if len(params[name]) > 1 {
-			return nil, fmt.Errorf("The parameter %s is there more than once.", name) //nolint:staticcheck // shown to people
+			return nil, fmt.Errorf("the parameter %s is there more than once", name)
 		}
 	}
 	return params, nil
@@ -76,11 +79,8 @@ func parseQuery(query string) (url.Values, error) {
 // given parameters and of nothing else: fosite would let the body of a posted form
 // override the query, and the form of a decision is no authorization request.
 func (s *server) newAuthorizeRequest(ctx context.Context, query string) (fosite.AuthorizeRequester, error) {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, pathAuthorize+"?"+query, http.NoBody)
-	if err != nil {
-		return fosite.NewAuthorizeRequest(), err
-	}
-	return s.provider.NewAuthorizeRequest(ctx, r)
+	r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: pathAuthorize, RawQuery: query}, Header: http.Header{}, Body: http.NoBody}
+	return s.provider.NewAuthorizeRequest(ctx, r.WithContext(ctx))
 }
 
 // answerAuthorization leads the browser on: to the password, to the consent page, or

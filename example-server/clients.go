@@ -166,22 +166,25 @@ var _ fosite.Hasher = secretHasher{}
 
 // Hash implements fosite.Hasher.
 func (secretHasher) Hash(_ context.Context, secret []byte) ([]byte, error) {
-	sum := sha256.Sum256(secret)
-	return sum[:], nil
+	return hashSecret(secret), nil
 }
 
 // Compare implements fosite.Hasher.
 func (secretHasher) Compare(_ context.Context, hash, secret []byte) error {
-	sum := sha256.Sum256(secret)
-	if len(hash) == 0 || subtle.ConstantTimeCompare(hash, sum[:]) != 1 {
+	if len(hash) == 0 || subtle.ConstantTimeCompare(hash, hashSecret(secret)) != 1 {
 		return errors.New("the client secret is wrong")
 	}
 	return nil
 }
 
-// client checks a registration and makes a client of it. Beside an error stands the
-// metadata that it is about.
-func (r registration) client() (_ *client, field string, err error) {
+func hashSecret(secret []byte) []byte {
+	sum := sha256.Sum256(secret)
+	return sum[:]
+}
+
+// client fills in the defaults of a registration, checks it, and makes a client of it.
+// Beside an error stands the metadata that it is about.
+func (r *registration) client() (_ *client, field string, err error) {
 	if r.TokenEndpointAuthMethod == "" {
 		r.TokenEndpointAuthMethod = "client_secret_basic"
 	}
@@ -238,9 +241,7 @@ func (r registration) client() (_ *client, field string, err error) {
 	}
 	var hash []byte
 	if needsSecret {
-		if hash, err = (secretHasher{}).Hash(context.Background(), []byte(r.ClientSecret)); err != nil {
-			return nil, "client_secret", err
-		}
+		hash = hashSecret([]byte(r.ClientSecret))
 	}
 	c := &client{
 		DefaultOpenIDConnectClient: &fosite.DefaultOpenIDConnectClient{

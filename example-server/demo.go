@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -96,7 +97,7 @@ func newDemo(s *server) (*demo, []*client, *users, error) {
 	}
 	redirectURIs := []string{s.issuer + pathDemoCallback}
 	var clients []*client
-	for _, r := range []registration{
+	for _, r := range []*registration{
 		{
 			ClientID: demoConfidential, ClientSecret: s.keys.demoClientSecret, ClientName: "Photo Printer",
 			LogoURI: s.issuer + pathAssets + "demo-logo.svg", ClientURI: s.issuer, PolicyURI: s.issuer + pathDemoPrivacy,
@@ -319,10 +320,9 @@ func (d *demo) result(w http.ResponseWriter, r *http.Request) {
 	if run.Error != "" {
 		title = "Not connected"
 	}
-	var claims strings.Builder
-	if encoder := json.NewEncoder(&claims); run.Claims != nil {
-		encoder.SetIndent("", "  ")
-		_ = encoder.Encode(run.Claims)
+	var claims bytes.Buffer
+	if err := json.Indent(&claims, run.Claims, "", "  "); err != nil {
+		claims.Reset()
 	}
 	d.server.render(w, r, http.StatusOK, "demo_result", struct {
 		page
@@ -400,7 +400,7 @@ func (d *demo) send(ctx context.Context, r *http.Request, fields url.Values) (de
 	}
 	post.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	if cookie, err := r.Cookie(d.server.sessions.Cookie.Name); err == nil {
-		post.AddCookie(&http.Cookie{Name: cookie.Name, Value: cookie.Value})
+		post.Header.Set("Cookie", cookie.Name+"="+cookie.Value)
 	}
 	resp, err := d.http.Do(post)
 	if err != nil {

@@ -57,13 +57,13 @@ func loadKeys(ctx context.Context, tx pgx.Tx, withDemo bool) (*keys, error) {
 	return &k, nil
 }
 
-// keep returns the value of the name, which make makes if there is none yet.
-func keep(ctx context.Context, tx pgx.Tx, name string, make func() ([]byte, error)) (value []byte, err error) {
+// keep returns the value of the name, which create makes if there is none yet.
+func keep(ctx context.Context, tx pgx.Tx, name string, create func() ([]byte, error)) (value []byte, err error) {
 	err = tx.QueryRow(ctx, "SELECT value FROM example_server_keys WHERE name = $1", name).Scan(&value)
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return value, err
 	}
-	if value, err = make(); err != nil {
+	if value, err = create(); err != nil {
 		return nil, err
 	}
 	_, err = tx.Exec(ctx, "INSERT INTO example_server_keys (name, value) VALUES ($1, $2)", name, value)

@@ -104,7 +104,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	if err != nil {
 		return err
 	}
-	defer listener.Close()
+	defer func() { _ = listener.Close() }() // the HTTP server closes it first, if it is ever started
 	issuer := config.issuer
 	if issuer == "" {
 		issuer = "http://" + listener.Addr().String()
@@ -158,7 +158,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 		}
 		onEvent = s.demo.watch(onEvent)
 	}
-	s.provider, s.gate, s.fositeConfig, err = newProvider(providerConfig{
+	s.provider, s.gate, s.fositeConfig, err = newProvider(providerConfig{ //nolint:contextcheck // Protect looks at a configuration only
 		issuer: issuer, clients: clients, keys: keys, grants: store,
 		grantLifespan: config.grantLifespan, pkcePlain: config.pkcePlain, onEvent: onEvent,
 	})

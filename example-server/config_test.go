@@ -1,0 +1,110 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"io"
+	"strings"
+	"testing"
+	"time"
+)
+
+func environment(pairs ...string) func(string) string {
+	return func(name string) string {
+		for i := 0; i < len(pairs); i += 2 {
+			if pairs[i] == name {
+				return pairs[i+1]
+			}
+		}
+		return ""
+	}
+}
+
+func TestConfigDefaultsToADemoOnLoopback(t *testing.T) {
+	c, err := parseConfig(nil, environment("UNKNOWN", "ignored"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config{listen: "127.0.0.1:9096", grantLifespan: time.Minute, requestTimeout: 10 * time.Second, logFormat: "text"}
+	if c != want || !c.demo() {
+		t.Errorf("got %+v, want %+v", c, want)
+	}
+}
+
+func TestConfigTakesFlagsBeforeTheEnvironment(t *testing.T) {
+	c, err := parseConfig([]string{"-grant-lifespan", "5s", "-pkce-plain"},
+		environment("GRANT_LIFESPAN", "9s", "LISTEN", "[::1]:0", "LOG_FORMAT", "json", "DATABASE_URL", "postgres://x"), io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.grantLifespan != 5*time.Second || c.listen != "[::1]:0" || c.logFormat != "json" || c.databaseURL != "postgres://x" || !c.pkcePlain {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestConfigRefusesWhatCannotWork(t *testing.T) {
+	for name, test := range map[string]struct {
+		args []string
+		env  []string
+		want string
+	}{
+		"an unknown flag":                {args: []string{"-nope"}, want: "-nope"},
+		"an argument":                    {args: []string{"serve"}, want: `"serve"`},
+		"a flag of the wrong type":       {args: []string{"-grant-lifespan", "soon"}, want: "-grant-lifespan"},
+		"an environment variable, too":   {env: []string{"REQUEST_TIMEOUT", "soon"}, want: "REQUEST_TIMEOUT"},
+		"an address without a port":      {args: []string{"-listen", "localhost"}, want: "-listen"},
+		"all addresses and no issuer":    {args: []string{"-listen", ":9096"}, want: "-issuer"},
+		"another log format":             {args: []string{"-log-format", "xml"}, want: "text or json"},
+		"clients without users":          {args: []string{"-clients", "f"}, want: "-users"},
+		"users without clients":          {args: []string{"-users", "f"}, want: "-clients"},
+		"a grant that never ends":        {args: []string{"-grant-lifespan", "100h"}, want: "-grant-lifespan"},
+		"no time for a request":          {args: []string{"-request-timeout", "0s"}, want: "-request-timeout"},
+		"an issuer over plain http":      {args: []string{"-issuer", "http://example.com"}, want: "https"},
+		"an issuer with a path":          {args: []string{"-issuer", "https://example.com/"}, want: "slash"},
+		"an issuer with a query":         {args: []string{"-issuer", "https://example.com?a"}, want: "-issuer"},
+		"an issuer with a password":      {args: []string{"-issuer", "https://a:b@example.com"}, want: "-issuer"},
+		"an issuer without a host":       {args: []string{"-issuer", "https://"}, want: "-issuer"},
+		"an issuer that is not one":      {args: []string{"-issuer", "example.com"}, want: "-issuer"},
+		"an issuer in capital letters":   {args: []string{"-issuer", "HTTPS://example.com"}, want: "canonical"},
+		"an issuer for another protocol": {args: []string{"-issuer", "ftp://example.com"}, want: "-issuer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseConfig(test.args, environment(test.env...), io.Discard)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want an error with %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestConfigErrorsDoNotPrintTheDatabasePassword(t *testing.T) {
+	_, err := parseConfig([]string{"-listen", "x"}, environment("DATABASE_URL", "postgres://u:hunter2@h/d"), io.Discard)
+	if err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestHelpExplainsEveryFlagAndItsVariable(t *testing.T) {
+	var out bytes.Buffer
+	if _, err := parseConfig([]string{"-h"}, environment(), &out); !errors.Is(err, flag.ErrHelp) {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"listen", "issuer", "database-url", "clients", "users", "grant-lifespan", "request-timeout", "pkce-plain", "log-format"} {
+		if !strings.Contains(out.String(), "\n  -"+name+" ") || !strings.Contains(out.String(), "["+environmentName(name)+"]") {
+			t.Errorf("-%s or %s is missing in:\n%s", name, environmentName(name), &out)
+		}
+	}
+}
+
+func TestRunEndsWithTwoForWrongFlagsAndFiles(t *testing.T) {
+	for _, args := range [][]string{{"-nope"}, {"-clients", "/nonexistent", "-users", "/nonexistent"}} {
+		var errOut bytes.Buffer
+		if code := run(t.Context(), args, environment(), io.Discard, &errOut); code != 2 || errOut.Len() == 0 {
+			t.Errorf("%v: code %d, %q", args, code, &errOut)
+		}
+	}
+	if code := run(t.Context(), []string{"-h"}, environment(), io.Discard, io.Discard); code != 0 {
+		t.Errorf("-h: code %d", code)
+	}
+}
