@@ -213,9 +213,18 @@ func (s *Site) check() {
 			}
 		}
 		if s.t.Failed() {
-			s.t.Logf("log of process %d, %s:\n%s", i, server.Addr, log)
+			s.t.Logf("log of process %d, %s:\n%s", i, server.Addr, tail(log, 60))
 		}
 	}
+}
+
+// tail returns the last lines.
+func tail(text string, lines int) string {
+	all := strings.SplitAfter(text, "\n")
+	if left := len(all) - lines; left > 0 {
+		return fmt.Sprintf("(%d lines left out)\n", left) + strings.Join(all[left:], "")
+	}
+	return text
 }
 
 func around(text string, at int) string {
