@@ -90,6 +90,9 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 	query := params.Encode() // before fosite puts a request object's claims into the parameters
 	ar, err := s.newAuthorizeRequest(ctx, query)
 	if !ar.IsRedirectURIValid() {
+		if err == nil {
+			err = fosite.ErrInvalidRequest
+		}
 		s.refuseAuthorization(w, r, err)
 		return
 	}

@@ -39,15 +39,13 @@ type consentPage struct {
 	Destination          string // the host, or the app, that the browser is sent to
 	DestinationLocal     bool   // it is an app on the user's own device
 	Lifetimes            []string
-	ExpiresAt            time.Time
 }
 
 type consentClient struct {
-	Name, ID, Initial      string
-	Site, SiteName         string
-	Logo, Policy, TOS      string
-	Public                 bool
-	Registered, LogoOrigin string
+	Name, Initial     string
+	Site, SiteName    string
+	Logo, Policy, TOS string
+	Public            bool
 }
 
 type consentScope struct {
@@ -71,7 +69,6 @@ func (s *server) showConsent(w http.ResponseWriter, r *http.Request, status int,
 		Ticket:               prompt.Ticket,
 		Username:             prompt.Subject,
 		Audience:             unique(prompt.Audience),
-		ExpiresAt:            prompt.ExpiresAt,
 		Lifetimes:            s.lifetimes(ar),
 	}
 	p.Destination, p.DestinationLocal = destination(prompt.RedirectURI)
@@ -102,7 +99,7 @@ func unique(list []string) []string {
 // page's policy that lets its logo be loaded.
 func describeClient(c *client, issuer string) (d consentClient, images string) {
 	d = consentClient{
-		Name: c.displayName(), ID: c.ID, Public: c.IsPublic(),
+		Name: c.displayName(), Public: c.IsPublic(),
 		Site: c.uri, Policy: c.policyURI, TOS: c.tosURI,
 	}
 	for _, r := range d.Name {
@@ -266,12 +263,22 @@ func (s *server) postConsent(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		err = s.answerable(ctx, ar)
 	}
-	if err != nil || hasPrompt(ar.GetRequestForm(), "none") {
-		if err != nil && fosite.ErrorToRFC6749Error(err).CodeField >= http.StatusInternalServerError {
+	if err == nil && hasPrompt(ar.GetRequestForm(), "none") {
+		err = fosite.ErrInvalidRequest.WithHint("There was no page for prompt=none.")
+	}
+	if err != nil {
+		if fosite.ErrorToRFC6749Error(err).CodeField >= http.StatusInternalServerError {
 			s.unavailable(w, r, "authorization request could not be read", err)
 			return
 		}
-		s.badForm(w, r, errors.New("the request in the form cannot be answered"))
+		// It may have been changed on the way, or be a signed one that has expired meanwhile.
+		// A page all the same: nobody here has seen that this client asks.
+		s.log.WarnContext(ctx, "decision on a request that cannot be answered", "error", fosite.ErrorToRFC6749Error(err).ErrorField)
+		s.renderError(w, r, http.StatusBadRequest, errorPage{
+			Heading:     "This request can no longer be answered",
+			Explanation: "It is not valid, or not valid any more. Nothing was approved.",
+			Advice:      "Go back to the application and start again.",
+		})
 		return
 	}
 	st := s.stand(ctx, ar.GetRequestForm(), d.query)

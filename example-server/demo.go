@@ -164,16 +164,15 @@ func (d *demo) oneHost(next http.Handler) http.Handler {
 
 // demoRun is one flow of the relying party, in its session.
 type demoRun struct {
-	Client, ClientName         string
-	State, Verifier, Nonce     string
-	Requested, Granted         []string
-	Error, ErrorDescription    string
-	AccessToken, RefreshToken  string
-	IDToken                    string
-	Expires                    time.Time
-	Claims                     json.RawMessage
-	Replays                    []demoReplay
-	StartedAt, AnsweredAt, End time.Time
+	Client, ClientName        string
+	State, Verifier, Nonce    string
+	Requested, Granted        []string
+	Answered                  bool
+	Error, ErrorDescription   string
+	AccessToken, RefreshToken string
+	Expires                   time.Time
+	Claims                    json.RawMessage // of the ID token
+	Replays                   []demoReplay
 }
 
 // demoReplay is what came of sending the page again.
@@ -218,11 +217,12 @@ func (d *demo) relyingParty(ctx context.Context, clientID string) (*oidc.Provide
 }
 
 func (d *demo) home(w http.ResponseWriter, r *http.Request) {
+	run := d.run(r.Context())
 	d.server.render(w, r, http.StatusOK, "demo", struct {
 		page
 		Login  *demoLogin
 		HasRun bool
-	}{page{Title: "Consent demo"}, d.login, d.run(r.Context()) != nil})
+	}{page{Title: "Consent demo"}, d.login, run != nil && run.Answered})
 }
 
 // start sends the browser to the authorization endpoint.
@@ -240,7 +240,7 @@ func (d *demo) start(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	run := &demoRun{
-		Client: c.ID, ClientName: c.displayName(), Requested: demoRequest, StartedAt: time.Now(),
+		Client: c.ID, ClientName: c.displayName(), Requested: demoRequest,
 		State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(),
 	}
 	d.keep(ctx, run)
@@ -252,7 +252,7 @@ func (d *demo) callback(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	run := d.run(ctx)
 	// The state ties the answer to the browser that asked (RFC 6749, Section 10.12).
-	if run == nil || run.State == "" || r.FormValue("state") != run.State || !run.End.IsZero() {
+	if run == nil || run.State == "" || r.FormValue("state") != run.State || run.Answered {
 		d.server.renderError(w, r, http.StatusBadRequest, errorPage{
 			Heading:     "The application did not expect this answer",
 			Explanation: "It has had the answer to its last request already, or never asked with this state. It takes nothing from it.",
@@ -260,14 +260,13 @@ func (d *demo) callback(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	run.AnsweredAt = time.Now()
+	run.Answered = true
 	if code := r.FormValue("error"); code != "" {
 		run.Error, run.ErrorDescription = code, r.FormValue("error_description")
 	} else if err := d.redeem(ctx, run, r.FormValue("code")); err != nil {
 		d.server.log.WarnContext(ctx, "demo: code could not be redeemed")
 		run.Error, run.ErrorDescription = "no tokens", err.Error()
 	}
-	run.End = time.Now()
 	d.keep(ctx, run)
 	http.Redirect(w, r, pathDemoResult, http.StatusSeeOther) // away from the address with the code in it
 }
@@ -295,7 +294,7 @@ func (d *demo) redeem(ctx context.Context, run *demoRun, code string) error {
 	}
 	scope, _ := token.Extra("scope").(string)
 	run.Granted = strings.Fields(scope)
-	run.AccessToken, run.RefreshToken, run.IDToken, run.Expires = token.AccessToken, token.RefreshToken, raw, token.Expiry
+	run.AccessToken, run.RefreshToken, run.Expires = token.AccessToken, token.RefreshToken, token.Expiry
 	return nil
 }
 
@@ -307,7 +306,7 @@ type demoScope struct {
 
 func (d *demo) result(w http.ResponseWriter, r *http.Request) {
 	run := d.run(r.Context())
-	if run == nil || run.End.IsZero() {
+	if run == nil || !run.Answered {
 		http.Redirect(w, r, "/", http.StatusSeeOther)
 		return
 	}
