@@ -38,8 +38,8 @@ type Event struct {
 	// request, "" and nil if it has none.
 	Subject, ClientID string
 	RequestedScopes   []string
-	// GrantedScopes and GrantedAudience are what was decided: set for a mint, and
-	// for a consume once the gate has passed it.
+	// GrantedScopes and GrantedAudience are what was decided: set for a mint that
+	// succeeded, and for a consume once the gate has passed it.
 	GrantedScopes, GrantedAudience []string
 	// Duration is how long the action took, the storage's part included.
 	Duration time.Duration

@@ -34,6 +34,7 @@ func TestEveryStepSendsOneEventAndOneSpan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_, twice := h.gate.Mint(ctx, h.parse(params()), h.login("peter"), p.Ticket, fositeconsent.Decision{Scopes: []string{"openid"}})
 	deny := h.gate.Deny(ctx, h.parse(params()), h.login("peter"), p.Ticket)
 	_, without := h.provider.NewAuthorizeResponse(ctx, h.parse(params()), h.login("peter"))
 	ctx = fositeconsent.WithToken(ctx, token)
@@ -52,6 +53,7 @@ func TestEveryStepSendsOneEventAndOneSpan(t *testing.T) {
 	}{
 		{fositeconsent.ActionPrompt, "", nil, true, nil},
 		{fositeconsent.ActionMint, "", nil, true, []string{"openid"}},
+		{fositeconsent.ActionMint, "already_decided", twice, true, nil},
 		{fositeconsent.ActionDeny, "already_decided", deny, true, nil},
 		{fositeconsent.ActionConsume, "consent_required", without, false, nil},
 		{fositeconsent.ActionConsume, "", nil, true, []string{"openid"}},

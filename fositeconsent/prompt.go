@@ -113,8 +113,10 @@ func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session
 //
 // [NeedsConsent] is true for the error if a new page is the way on: the ticket is
 // invalid, expired, another user's or for another request, or has been decided
-// already. Then nothing was stored. A decision that grants what was not requested
-// is refused as a whole.
+// already. Then nothing was stored. A host that has a page of its own for a second
+// answer asks errors.Is(err, [ErrAlreadyDecided]) first. A decision that grants what
+// was not requested, or leaves out one of [Prompt.RequiredScopes], is refused as a
+// whole with [ErrInvalidDecision].
 func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, ticket string, decision Decision) (_ Token, err error) {
 	ctx, step := g.begin(ctx, ActionMint)
 	defer step.end(ctx, &err)
@@ -138,10 +140,10 @@ func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session f
 	grant.Scopes = slices.Clone(decision.Scopes)
 	grant.Audience = slices.Clone(decision.Audience)
 	grant.Data = slices.Clone(decision.Data)
-	step.grant = grant
 	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
 		return Token{}, storageError(err, ErrAlreadyDecided)
 	}
+	step.grant = grant
 	return token, nil
 }
 
