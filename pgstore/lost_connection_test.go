@@ -347,8 +347,9 @@ func TestRetryMeetsItsFirstTryUnderWay(t *testing.T) {
 // waiting returns when n backends of the pool's database wait for a lock.
 func waiting(t testing.TB, pool *pgxpool.Pool, n int) {
 	t.Helper()
+	ctx := testContext(t)
 	for got := -1; got != n; {
-		err := pool.QueryRow(testContext(t), `SELECT count(*) FROM pg_stat_activity
+		err := pool.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&got)
 		if err != nil {
 			t.Fatal(err)

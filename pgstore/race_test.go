@@ -116,9 +116,10 @@ func startCreate(t testing.TB, pool *pgxpool.Pool, level pgx.TxIsoLevel, g *fosi
 // the call ends instead.
 func (c *call) blocked() *call {
 	c.t.Helper()
+	ctx := testContext(c.t)
 	for {
 		var waits bool
-		err := c.pool.QueryRow(testContext(c.t), "SELECT cardinality(pg_blocking_pids($1)) > 0", c.pid).Scan(&waits)
+		err := c.pool.QueryRow(ctx, "SELECT cardinality(pg_blocking_pids($1)) > 0", c.pid).Scan(&waits)
 		if err != nil {
 			c.t.Fatal(err)
 		}
@@ -377,9 +378,10 @@ func TestGrantThatExpiresWhileAPresenterWaits(t *testing.T) {
 // returns once the call waits for a lock.
 func inTime(t testing.TB, c *call, g *fositeconsent.Grant) bool {
 	t.Helper()
+	ctx := testContext(t)
 	for {
 		var waits, early bool
-		err := c.pool.QueryRow(testContext(t), `
+		err := c.pool.QueryRow(ctx, `
 			SELECT cardinality(pg_blocking_pids($1)) > 0, query_start < expires_at
 			FROM pg_stat_activity, public.consent_grants WHERE pid = $1 AND id = $2`, c.pid, g.ID.String()).Scan(&waits, &early)
 		if err != nil {

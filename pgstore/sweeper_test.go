@@ -323,6 +323,9 @@ func TestRun(t *testing.T) {
 			if err := s.Run(ctx); !errors.Is(err, context.Canceled) || len(db.at) != 2 {
 				t.Errorf("%d passes, %v", len(db.at), err)
 			}
+			if waited := db.at[1].Sub(db.at[0]); waited > time.Hour {
+				t.Errorf("the next pass began after %v", waited)
+			}
 		})
 	})
 }

@@ -72,7 +72,7 @@ var variants = []variant{
 	{"fillfactor 50, beside a long transaction", false, 50, withIndex, true},
 }
 
-type result struct{ rate, wal, records, images, hot float64 }
+type result struct{ rate, wal, images, hot float64 }
 
 func (b *bench) run(ctx context.Context) (err error) {
 	if b.url == "" {
