@@ -57,7 +57,7 @@ func TestStoreKeepsTheContractOnOneConnection(t *testing.T) {
 
 func TestStoreKeepsTheContractUnderOtherNames(t *testing.T) {
 	t.Parallel()
-	config := pgstore.Config{Schema: "My-Schema", TablePrefix: "Über$_"}
+	config := pgstore.Config{Schema: "My-Schema", TablePrefix: "Consent$Über_"}
 	pool := migrated(t, config, withConns(16))
 	consenttest.Run(t, func(t testing.TB, o consenttest.Options) fositeconsent.GrantStorage {
 		config := config

@@ -321,7 +321,7 @@ func TestRun(t *testing.T) {
 			}
 			s := newSweeper(t, db, pgstore.SweeperConfig{Logger: slog.New(slog.DiscardHandler)})
 			if err := s.Run(ctx); !errors.Is(err, context.Canceled) || len(db.at) != 2 {
-				t.Errorf("%d passes, %v", len(db.at), err)
+				t.Fatalf("%d passes, %v", len(db.at), err)
 			}
 			if waited := db.at[1].Sub(db.at[0]); waited > time.Hour {
 				t.Errorf("the next pass began after %v", waited)
