@@ -49,14 +49,14 @@ func TestBrowser(t *testing.T) {
 		{name: "Demo", run: browserSeesTheDemo, configure: asDemo},
 		{name: "Looks", run: browserLooks},
 		{name: "LooksOfTheDemo", run: browserLooksAtTheDemo, configure: asDemo},
+		{name: "LooksOfAwkwardNames", run: browserLooksAtAwkwardNames, configure: withAwkwardUser},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			turn <- struct{}{}
 			t.Cleanup(func() { <-turn })
 			client := newClientSite(t)
-			s := newSuite(t, func(c *authserver.Config) {
-				c.Clients = slices.Clone(c.Clients)
+			s := newSuite(t, withClients(awkwardClient(client)), func(c *authserver.Config) {
 				for i := range c.Clients {
 					c.Clients[i].RedirectURIs = []string{client.callback()}
 				}
@@ -104,6 +104,10 @@ func newClientSite(t *testing.T) *clientSite {
 		c.arrive(w, "query", r.URL.Query())
 	})
 	mux.HandleFunc("GET /fragment", func(w http.ResponseWriter, r *http.Request) { c.arrive(w, "fragment", r.URL.Query()) })
+	mux.HandleFunc("GET /logo.svg", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "image/svg+xml")
+		_, _ = w.Write([]byte(`<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><circle cx="4" cy="4" r="4" fill="teal"/></svg>`))
+	})
 	mux.HandleFunc("POST /callback", func(w http.ResponseWriter, r *http.Request) {
 		if err := r.ParseForm(); err != nil {
 			t.Errorf("the client got a malformed form: %v", err)
@@ -873,4 +877,52 @@ func browserLooksAtTheDemo(v *visit) {
 	}
 	browser.Evaluate[any](tab, `document.querySelectorAll("details").forEach((e) => { e.open = true; })`)
 	v.looks(tab, "demo-result")
+}
+
+// What is as long and as malicious as a registration may be (REQUIREMENTS 21).
+const (
+	longWord    = "Donaudampfschifffahrtsgesellschaftskapitaenswitwe"
+	awkwardName = longWord + ` "><script>document.title = "gone"</script>` + "\u202egpj.exe"
+	awkwardUser = longWord + "@" + longWord + ".example"
+)
+
+func withAwkwardUser(c *authserver.Config) {
+	c.Users = map[string]string{awkwardUser: users["alice"]}
+}
+
+func awkwardClient(site *clientSite) authserver.Client {
+	return testClient("awkward", func(c *authserver.Client) {
+		c.Name = awkwardName
+		c.Scope += " https://" + strings.ToLower(longWord) + ".example/auth/" + longWord + ".readonly"
+		c.Audience = append(slices.Clone(c.Audience), "https://"+strings.ToLower(longWord)+".example/v1/"+longWord)
+		c.URI = "https://" + strings.ToLower(longWord+"."+longWord) + ".example/"
+		c.LogoURI = site.URL + "/logo.svg"
+		c.PolicyURI, c.TOSURI = c.URI, c.URI
+	})
+}
+
+func browserLooksAtAwkwardNames(v *visit) {
+	client := v.clients["awkward"]
+	scopes := strings.Fields(client.Scope)
+	a := v.asks("awkward", scopes, oauth2.SetAuthURLParam("audience", strings.Join(client.Audience, " ")))
+	tab := v.profile.Tab()
+	tab.Open(a.address)
+	tab.Arrive(v.at("/oauth2/auth"))
+	v.looks(tab, "awkward-login")
+	v.signsIn(tab, awkwardUser, users["alice"])
+	tab.Arrive(v.at("/oauth2/auth"))
+	v.looks(tab, "awkward-consent")
+	v.sees(tab, `"><script>document.title = "gone"</script>`)
+	if title := browser.Evaluate[string](tab, `document.title`); title != "Allow access?" {
+		v.t.Errorf("the page's title is %q", title)
+	}
+	if !browser.Evaluate[bool](tab, `document.querySelector("img.logo").naturalWidth > 0`) {
+		v.t.Error("the client's logo, which is on its own site, is not shown")
+	}
+	if n := tab.Count("input[name=scope]") + tab.Count("input[name=audience]"); n != len(scopes)+len(client.Audience) {
+		v.t.Errorf("%d scopes and audiences are on the page, want %d", n, len(scopes)+len(client.Audience))
+	}
+	tab.Click(approveButton)
+	tab.Arrive(v.client.callback())
+	v.redeems(a, v.client.arrived(v.t, 1)[0], scopes...)
 }
