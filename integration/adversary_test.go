@@ -158,7 +158,8 @@ type attack struct {
 type attacker struct {
 	*suite
 	browser *useragent.Agent
-	params  url.Values
+	params  url.Values // of the request
+	shown   url.Values // what the page shows of them: the same, without a request object
 	page    *useragent.Page
 	form    url.Values // what the page would send
 	issued  int
@@ -166,7 +167,7 @@ type attacker struct {
 }
 
 func (s *suite) attacker(browser *useragent.Agent, params url.Values) *attacker {
-	a := &attacker{suite: s, browser: browser, params: params}
+	a := &attacker{suite: s, browser: browser, params: params, shown: params}
 	a.open()
 	return a
 }
@@ -191,7 +192,7 @@ func (a *attacker) try(attack attack) {
 	got := a.suite.issued(page)
 	if got == nil {
 		a.refused++
-		if d := page.Delivery(); d != nil && d.URI != a.params.Get("redirect_uri") {
+		if d := page.Delivery(); d != nil && d.URI != a.shown.Get("redirect_uri") {
 			a.t.Errorf("%s: the browser was sent to %s", attack.name, d.URI)
 		}
 		if after := a.grants(); after != before {
@@ -200,9 +201,9 @@ func (a *attacker) try(attack attack) {
 		return
 	}
 	a.issued++
-	approved := allOf(a.params, "alice")
+	approved := allOf(a.shown, "alice")
 	approved.scopes, approved.audience = strings.Join(attack.body["scope"], " "), strings.Join(attack.body["audience"], " ")
-	for shown, ticked := range map[string][]string{a.params.Get("scope"): attack.body["scope"], strings.Join(a.params["audience"], " "): attack.body["audience"]} {
+	for shown, ticked := range map[string][]string{a.shown.Get("scope"): attack.body["scope"], strings.Join(a.shown["audience"], " "): attack.body["audience"]} {
 		for _, value := range ticked {
 			if !slices.Contains(strings.Fields(shown), value) {
 				a.t.Errorf("%s: something was issued for %q, which the page did not show", attack.name, value)
@@ -224,7 +225,7 @@ func (a *attacker) stillGood() {
 	if got == nil {
 		a.t.Fatal("the page is no longer good for its own request")
 	}
-	allOf(a.params, "alice").check(a.suite, a.server, got)
+	allOf(a.shown, "alice").check(a.suite, a.server, got)
 }
 
 // Between the page and the decision, each parameter of the authorization request is

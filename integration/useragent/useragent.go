@@ -372,6 +372,9 @@ func (f *Form) Values(button string) url.Values {
 	return values
 }
 
+// Agent returns the browser that shows the form.
+func (f *Form) Agent() *Agent { return f.page.agent }
+
 // Set fills a field in. It fails the test if there is not exactly one.
 func (f *Form) Set(name, value string) *Form {
 	f.page.agent.t.Helper()
