@@ -80,7 +80,13 @@ func parseQuery(query string) (url.Values, error) {
 // override the query, and the form of a decision is no authorization request.
 func (s *server) newAuthorizeRequest(ctx context.Context, query string) (fosite.AuthorizeRequester, error) {
 	r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: pathAuthorize, RawQuery: query}, Header: http.Header{}, Body: http.NoBody}
-	return s.provider.NewAuthorizeRequest(ctx, r.WithContext(ctx))
+	ar, err := s.provider.NewAuthorizeRequest(ctx, r.WithContext(ctx))
+	// What fosite's JWT library has against a request object's claims, such as that it has
+	// expired, comes as it is, and would look like a failure of this server.
+	if rfc := new(fosite.RFC6749Error); err != nil && !errors.As(err, &rfc) && ar.GetRequestForm().Has("request") {
+		err = fosite.ErrInvalidRequestObject.WithHint("The request object's claims are not valid, or not any more.").WithWrap(err)
+	}
+	return ar, err
 }
 
 // answerAuthorization leads the browser on: to the password, to the consent page, or

@@ -346,6 +346,9 @@ func (h *host) attack(params url.Values, cases []placed) {
 			if resp != nil {
 				h.t.Errorf("%s: refused, with a response", c.name)
 			}
+			if reason := h.lastEvent().Reason; reason != "binding_mismatch" && reason != "invalid_request" && reason != "login_required" {
+				h.t.Errorf("%s: refused for the reason %s: %s", c.name, reason, explain(err))
+			}
 		}
 	}
 	if _, _, consumed := countIn(h.t, h.pool); consumed != issued {
