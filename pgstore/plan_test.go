@@ -291,3 +291,35 @@ func TestTableRefusesWhatMustNotBe(t *testing.T) {
 		t.Errorf("columns without a comment: %v, %v", without, err)
 	}
 }
+
+func TestIncompleteGrantIsNotSent(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*fositeconsent.Grant){
+		"zero ID":                       func(g *fositeconsent.Grant) { g.ID = fositeconsent.ID{} },
+		"zero SecretHash":               func(g *fositeconsent.Grant) { g.SecretHash = fositeconsent.SecretHash{} },
+		"zero Binding":                  func(g *fositeconsent.Grant) { g.Binding = fositeconsent.Digest{} },
+		"empty Subject":                 func(g *fositeconsent.Grant) { g.Subject = "" },
+		"empty ClientID":                func(g *fositeconsent.Grant) { g.ClientID = "" },
+		"short Lifespan":                func(g *fositeconsent.Grant) { g.Lifespan = fositeconsent.MinGrantLifespan - 1 },
+		"a NUL byte in the Subject":     func(g *fositeconsent.Grant) { g.Subject = "a\x00b" },
+		"invalid UTF-8 in the ClientID": func(g *fositeconsent.Grant) { g.ClientID = "a\xff" },
+		"a NUL byte in a scope":         func(g *fositeconsent.Grant) { g.Scopes = []string{"a", "\x00"} },
+		"invalid UTF-8 in the audience": func(g *fositeconsent.Grant) { g.Audience = []string{"\xc3"} },
+	} {
+		var r recorder
+		g := newGrant()
+		change(g)
+		if err := newStore(t, &r, pgstore.Config{}).CreateConsentGrant(testContext(t), g); err == nil || isReason(err) || len(r.statements) != 0 {
+			t.Errorf("%s: %v, %d statements", name, err, len(r.statements))
+		}
+	}
+	var r recorder
+	p := present(newGrant())
+	p.Attempt = fositeconsent.Attempt{}
+	if _, err := newStore(t, &r, pgstore.Config{}).ConsumeConsentGrant(testContext(t), p); err == nil || isReason(err) || len(r.statements) != 0 {
+		t.Errorf("zero Attempt: %v, %d statements", err, len(r.statements))
+	}
+	if err := newStore(t, &r, pgstore.Config{}).CreateConsentGrant(testContext(t), nil); err == nil {
+		t.Error("nil grant")
+	}
+}

@@ -382,7 +382,7 @@ func inTime(t testing.TB, c *call, g *fositeconsent.Grant) bool {
 	for {
 		var waits, early bool
 		err := c.pool.QueryRow(ctx, `
-			SELECT cardinality(pg_blocking_pids($1)) > 0, query_start < expires_at
+			SELECT cardinality(pg_blocking_pids($1)) > 0, coalesce(query_start < expires_at, false)
 			FROM pg_stat_activity, public.consent_grants WHERE pid = $1 AND id = $2`, c.pid, g.ID.String()).Scan(&waits, &early)
 		if err != nil {
 			t.Fatal(err)
