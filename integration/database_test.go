@@ -260,6 +260,69 @@ func TestStatementThatFails(t *testing.T) {
 	s.recovers(alice)
 }
 
+// The server is killed while each of the two statements runs. PostgreSQL carries out what
+// it has been sent, and nobody is there to get the answer.
+func TestServerThatCrashesInTheMiddleOfADecision(t *testing.T) {
+	t.Parallel()
+	s := newSuite(t, failing)
+	ctx := context.Background()
+	if _, err := s.pool.Exec(ctx, `CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NEW; END $$`); err != nil {
+		t.Fatal(err)
+	}
+	alice := s.signIn("alice")
+	params := authorization("web")
+	codes := 0
+	for _, event := range []string{"INSERT", "UPDATE"} {
+		if _, err := s.pool.Exec(ctx, `CREATE TRIGGER hold BEFORE `+event+` ON consent_grants FOR EACH ROW EXECUTE FUNCTION hold()`); err != nil {
+			t.Fatal(err)
+		}
+		holder, err := pgx.Connect(ctx, s.database)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.exec(holder, "SELECT pg_advisory_lock(1)")
+		page := s.consentPage(alice, params)
+		form := page.Form("/consent")
+		lost := later(func() error {
+			_, err := alice.Do(useragent.Request{Method: http.MethodPost, URL: form.Action, Body: form.Values("approve").Encode(), Header: alice.SameOrigin()})
+			return err
+		})
+		eventually(t, "the statement waits", func() bool { return len(s.waiting()) == 1 })
+		s.server.Kill()
+		if err := lost(); err == nil {
+			t.Errorf("%s: a killed server has answered", event)
+		}
+		_ = holder.Close(ctx) // and with it the lock
+		eventually(t, "the statement is over", func() bool { return len(s.waiting()) == 0 })
+		if _, err := s.pool.Exec(ctx, `DROP TRIGGER hold ON consent_grants`); err != nil {
+			t.Fatal(err)
+		}
+
+		s.server = s.site.Start()
+		alice.Use(s.server)
+		// Whether the decision has been stored or not: the page brings one code at most, and
+		// none once it has been spent.
+		answer := form.Submit("approve")
+		switch got := s.issued(answer); {
+		case got != nil && event == "UPDATE":
+			t.Error("a second response was made to one page")
+		case got != nil:
+			codes++
+			allOf(params, "alice").check(s, s.server, got)
+		case answer.Status != http.StatusConflict:
+			t.Errorf("%s: status %d, delivery %+v", event, answer.Status, answer.Delivery())
+		}
+		if again := form.Submit("approve"); s.issued(again) != nil {
+			t.Errorf("%s: the page was good twice", event)
+		}
+		s.recovers(alice)
+		codes++
+	}
+	if _, _, consumed := s.count(); consumed < codes || consumed > codes+1 { // that of the killed server, perhaps
+		t.Errorf("%d codes were issued and %d grants consumed", codes, consumed)
+	}
+}
+
 // proxied is newSuite with a proxy between the server and its database.
 func proxied(t testing.TB) (*suite, *pgtest.Proxy) {
 	t.Helper()
