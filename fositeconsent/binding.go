@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/ory/fosite"
 )
@@ -24,7 +26,9 @@ const (
 )
 
 // unboundParameters do not change what is issued: they choose how a page looks,
-// whether there is one, or how the client authenticates. All others are bound.
+// whether there is one, or how the client authenticates. All others are bound, the
+// request object included: fosite merges its claims into the parameters as text that
+// two different objects may share.
 var unboundParameters = []string{
 	"client_assertion",      // RFC 7521, Section 4.2: a client credential
 	"client_assertion_type", // RFC 7521, Section 4.2
@@ -32,8 +36,7 @@ var unboundParameters = []string{
 	"claims_locales",        // OpenID Connect Core 1.0, Section 5.2
 	"display",               // OpenID Connect Core 1.0, Section 3.1.2.1
 	"login_hint",            // OpenID Connect Core 1.0, Section 3.1.2.1
-	"prompt",                // OpenID Connect Core 1.0, Section 3.1.2.1: the gate obeys it on every pass
-	"request",               // RFC 9101: its contents are merged into the request, and are bound
+	"prompt",                // OpenID Connect Core 1.0, Section 3.1.2.1: a page shown for it may be gone on the next pass
 	"ui_locales",            // OpenID Connect Core 1.0, Section 3.1.2.1
 }
 
@@ -41,7 +44,7 @@ var unboundParameters = []string{
 var mandatoryParameters = []string{
 	"acr_values", "audience", "authorization_details", "claims", "client_id",
 	"code_challenge", "code_challenge_method", "dpop_jkt", "id_token_hint",
-	"max_age", "nonce", "redirect_uri", "request_uri", "resource",
+	"max_age", "nonce", "redirect_uri", "request", "request_uri", "resource",
 	"response_mode", "response_type", "scope", "state",
 }
 
@@ -123,11 +126,17 @@ func codeChallengeMethod(form url.Values) []string {
 }
 
 // checkParameters refuses what has no single meaning: a parameter that was sent
-// more than once (RFC 6749, Section 3.1), be it in the query, in the body or in both.
+// more than once (RFC 6749, Section 3.1), be it in the query, in the body or in both;
+// and text that is none (RFC 6749, Appendix A), which a database may not keep.
 func checkParameters(form url.Values) error {
 	for name, values := range form {
 		if len(values) > 1 && !slices.Contains(repeatableParameters, name) {
-			return fmt.Errorf("fositeconsent: authorization request parameter %q was sent %d times: send it once", name, len(values))
+			return fmt.Errorf("parameter %q was sent %d times: send it once", name, len(values))
+		}
+		for _, value := range values {
+			if !utf8.ValidString(value) || strings.Contains(value, "\x00") {
+				return fmt.Errorf("parameter %q has malformed UTF-8 or a NUL", name)
+			}
 		}
 	}
 	return nil

@@ -150,6 +150,29 @@ func TestParametersSentTwiceAreRefused(t *testing.T) {
 	}
 }
 
+func TestTextThatIsNoneIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, value := range []string{"\xff", "a\x00b", "\xed\xa0\x80"} {
+		if checkParameters(url.Values{"audience": {"https://api.example", value}}) == nil {
+			t.Errorf("%q is accepted", value)
+		}
+	}
+}
+
+// fosite writes both of these claims as [map[amount:1 note:a:b]].
+func TestRequestObjectsThatFositeMergesAlikeDiffer(t *testing.T) {
+	t.Parallel()
+	digest := func(requestObject string) Digest {
+		form := fullForm()
+		form.Set("authorization_details", "[map[amount:1 note:a:b]]")
+		form.Set("request", requestObject)
+		return fullInput().digest(requestOf("app", form))
+	}
+	if digest(`{"authorization_details":[{"amount":"1 note:a:b"}]}`) == digest(`{"authorization_details":[{"amount":"1","note":"a:b"}]}`) {
+		t.Error("two request objects are one")
+	}
+}
+
 func TestOrderOfSetsDoesNotMatter(t *testing.T) {
 	t.Parallel()
 	base := fullInput().digest(requestOf("app", fullForm()))
@@ -415,7 +438,7 @@ func TestUnboundParametersIsACopy(t *testing.T) {
 	}
 	if want := slices.Sorted(maps.Keys(map[string]bool{
 		"prompt": true, "ui_locales": true, "claims_locales": true, "display": true, "login_hint": true,
-		"request": true, "client_secret": true, "client_assertion": true, "client_assertion_type": true,
+		"client_secret": true, "client_assertion": true, "client_assertion_type": true,
 	})); !slices.Equal(UnboundParameters(), want) {
 		t.Fatalf("unbound are %v, expected %v", UnboundParameters(), want)
 	}

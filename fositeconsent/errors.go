@@ -78,6 +78,8 @@ func NeedsConsent(err error) bool {
 // Nothing is put into the error's debug field: fosite may send that to the client.
 func asClientError(reason error, silent bool) error {
 	switch {
+	case reason == nil:
+		return nil
 	// First, since it may wrap what a storage should not have said.
 	case errors.Is(reason, ErrStorage) && (errors.Is(reason, context.DeadlineExceeded) || errors.Is(reason, context.Canceled)):
 		return fosite.ErrTemporarilyUnavailable.WithWrap(reason)

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/ory/fosite"
 )
 
 // Action is what the gate was asked to do.
@@ -27,13 +29,15 @@ type Event struct {
 	// fit for a metric: consent_required, malformed_token, not_found,
 	// binding_mismatch, consumed, expired, already_decided, invalid_ticket,
 	// ticket_expired, foreign_ticket, invalid_decision, login_required,
-	// invalid_request, misconfigured, storage, response_failed (the grant was
-	// consumed and a later handler of fosite's failed), error.
+	// invalid_request, misconfigured, storage, response_failed (a handler after the
+	// gate failed), panic, error.
 	Reason string
 	// Err is the error that was returned, nil if the action succeeded.
 	Err error
 	// GrantID is zero if no grant was named.
 	GrantID ID
+	// Consumed reports that this response spent the grant, whatever came after it.
+	Consumed bool
 	// Subject, ClientID and RequestedScopes are those of the authorization
 	// request, "" and nil if it has none.
 	Subject, ClientID string
@@ -60,6 +64,9 @@ func (e Event) LogValue() slog.Value {
 	if !e.GrantID.IsZero() {
 		attrs = append(attrs, slog.String("grant_id", e.GrantID.String()))
 	}
+	if e.Consumed {
+		attrs = append(attrs, slog.Bool("consumed", true))
+	}
 	attrs = append(attrs,
 		slog.String("subject", e.Subject),
 		slog.String("client_id", e.ClientID),
@@ -75,7 +82,8 @@ var reasons = []struct {
 	err   error
 	label string
 }{
-	{ErrStorage, "storage"}, // first, since it may wrap what a storage should not have said
+	{errPanicked, "panic"},
+	{ErrStorage, "storage"}, // before the others, since it may wrap what a storage should not have said
 	{ErrConsentRequired, "consent_required"},
 	{ErrMalformedToken, "malformed_token"},
 	{ErrGrantNotFound, "not_found"},
@@ -107,8 +115,11 @@ func reasonLabel(err error) string {
 // rootReason returns what stands inside fosite's error: fosite's own text is only
 // the error's name.
 func rootReason(err error) error {
-	if inner := errors.Unwrap(err); inner != nil {
-		return inner
+	for {
+		var outer *fosite.RFC6749Error
+		if !errors.As(err, &outer) || outer.Unwrap() == nil {
+			return err
+		}
+		err = outer.Unwrap()
 	}
-	return err
 }

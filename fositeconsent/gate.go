@@ -16,7 +16,7 @@ import (
 type Config struct {
 	// Issuer is the authorization server's issuer identifier (RFC 8414, Section 2),
 	// a part of every binding: several issuers may share one storage and one
-	// secret. Required.
+	// secret, if each has a provider and a gate of its own. Required.
 	Issuer string
 
 	// GrantLifespan is the longest time between a decision and the response that
@@ -197,6 +197,7 @@ func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.Authorize
 	if err != nil {
 		return nil, storageError(err, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantExpired)
 	}
+	pass.consumed = true
 	// What a storage of somebody else's returns is checked, not believed.
 	if grant == nil || grant.Denied || grant.ID != token.id || grant.Binding != r.binding || grant.Subject != r.subject || grant.ClientID != ar.GetClient().GetID() {
 		return nil, fmt.Errorf("%w: it returned another grant than the one that was presented", ErrStorage)
@@ -226,7 +227,7 @@ func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.Authorize
 
 var errNoApplyData = fmt.Errorf("%w: the decision carries data and Config.ApplyData is not set", ErrMisconfigured)
 
-// checkGranted holds what will be issued against what was decided.
+// checkGranted holds what will be issued, and to whom, against what was decided.
 func (g *Gate) checkGranted(ctx context.Context, r request, grant *Grant) error {
 	if !sameSet(r.GetGrantedScopes(), grant.Scopes) || !sameSet(r.GetGrantedAudience(), grant.Audience) {
 		return fmt.Errorf("%w: the granted scopes or audience were changed after the gate had set them to what the resource owner approved", ErrMisconfigured)
@@ -235,7 +236,13 @@ func (g *Gate) checkGranted(ctx context.Context, r request, grant *Grant) error 
 	if isNil(r.session) {
 		return fmt.Errorf("%w: the session was removed from the request", ErrMisconfigured)
 	}
-	return g.checkSubject(ctx, r)
+	if err := g.checkSubject(ctx, r); err != nil {
+		return err
+	}
+	if g.bind(r) != grant.Binding {
+		return fmt.Errorf("%w: the authorization request was changed after the resource owner had approved it", ErrMisconfigured)
+	}
+	return nil
 }
 
 // storageError passes the reasons on that the storage may give, and makes
@@ -252,14 +259,29 @@ func storageError(err error, allowed ...error) error {
 	return fmt.Errorf("%w: %w", ErrStorage, err)
 }
 
-// subset compares exact strings: fosite's Arguments.Has ignores case.
-func subset(list, of []string) bool {
+// firstMissing returns the first of the list that is not among the others. It
+// compares exact strings, which fosite's Arguments.Has does not, and takes no longer
+// than a request takes to be read.
+func firstMissing(list, others []string) (string, bool) {
+	has := func(s string) bool { return slices.Contains(others, s) }
+	if len(list) > 8 {
+		set := make(map[string]struct{}, len(others))
+		for _, s := range others {
+			set[s] = struct{}{}
+		}
+		has = func(s string) bool { _, ok := set[s]; return ok }
+	}
 	for _, s := range list {
-		if !slices.Contains(of, s) {
-			return false
+		if !has(s) {
+			return s, true
 		}
 	}
-	return true
+	return "", false
+}
+
+func subset(list, of []string) bool {
+	_, missing := firstMissing(list, of)
+	return !missing
 }
 
 func sameSet(a, b []string) bool { return subset(a, b) && subset(b, a) }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http/httptest"
 	"net/url"
 	"reflect"
 	"slices"
@@ -15,7 +16,9 @@ import (
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/compose"
 	"github.com/ory/fosite/handler/oauth2"
+	"github.com/ory/fosite/handler/openid"
 	"github.com/ory/fosite/token/jwt"
+	"github.com/ory/x/errorsx"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
@@ -170,10 +173,12 @@ func TestEveryChangeOfTheRequestIsRefusedAndDoesNotSpendTheGrant(t *testing.T) {
 				change.Set(name, "3601")
 			}
 			resp, err := h.answer(change, "peter", token)
-			if value == "" && name != "scope" {
-				change.Del(name)
-			}
 			h.refused(resp, err, fositeconsent.ErrBindingMismatch)
+			if value == "" && name != "scope" && name != "redirect_uri" {
+				change.Del(name)
+				resp, err := h.answer(change, "peter", token)
+				h.refused(resp, err, fositeconsent.ErrBindingMismatch)
+			}
 		}
 	}
 	resp, err := h.answer(params("vendor2", "new"), "peter", token)
@@ -390,7 +395,7 @@ func TestPartialConsent(t *testing.T) {
 		"a part":       {[]string{"openid", "photos"}, []string{"https://api.example"}},
 		"no audience":  {[]string{"openid", "photos"}, nil},
 		"openid alone": {[]string{"openid"}, nil},
-		"listed twice": {[]string{"openid", "photos", "openid"}, []string{"https://api.example", "https://api.example"}},
+		"listed twice": {[]string{"openid", "photos", "openid"}, []string{"https://api.example"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -419,20 +424,25 @@ func TestPartialConsent(t *testing.T) {
 
 func TestDecisionBeyondTheRequestIsRefusedAsAWhole(t *testing.T) {
 	t.Parallel()
-	request := params("scope", "openid photos photos.* OPENID Offline")
+	request := params("scope", "openid photos photos.* OPENID Offline openİd offlİne pho\"tos")
 	for name, d := range map[string]fositeconsent.Decision{
-		"a scope that was not requested":       {Scopes: []string{"openid", "contacts"}},
-		"another case":                         {Scopes: []string{"openid", "Photos"}},
-		"a space in it":                        {Scopes: []string{"openid photos"}},
-		"an empty scope":                       {Scopes: []string{"openid", ""}},
-		"an audience that was not requested":   {Scopes: []string{"openid"}, Audience: []string{"https://other.example"}},
-		"an empty audience":                    {Scopes: []string{"openid"}, Audience: []string{""}},
-		"openid declined":                      {Scopes: []string{"photos"}},
-		"everything declined":                  {},
-		"a wildcard that was requested":        {Scopes: []string{"openid", "photos.*"}},
-		"what fosite takes for openid":         {Scopes: []string{"openid", "OPENID"}},
-		"openid declined but for another case": {Scopes: []string{"OPENID"}},
-		"what fosite takes for offline":        {Scopes: []string{"openid", "Offline"}},
+		"a scope that was not requested":          {Scopes: []string{"openid", "contacts"}},
+		"another case":                            {Scopes: []string{"openid", "Photos"}},
+		"a space in it":                           {Scopes: []string{"openid photos"}},
+		"an empty scope":                          {Scopes: []string{"openid", ""}},
+		"an audience that was not requested":      {Scopes: []string{"openid"}, Audience: []string{"https://other.example"}},
+		"an empty audience":                       {Scopes: []string{"openid"}, Audience: []string{""}},
+		"openid declined":                         {Scopes: []string{"photos"}},
+		"everything declined":                     {},
+		"a wildcard that was requested":           {Scopes: []string{"openid", "photos.*"}},
+		"what fosite takes for openid":            {Scopes: []string{"openid", "OPENID"}},
+		"openid declined but for another case":    {Scopes: []string{"OPENID"}},
+		"what fosite takes for openid by folding": {Scopes: []string{"openid", "openİd"}},
+		"a quote":                                  {Scopes: []string{"openid", "pho\"tos"}},
+		"more than was requested":                  {Scopes: slices.Repeat([]string{"openid"}, 9)},
+		"more audience than was requested":         {Scopes: []string{"openid"}, Audience: []string{"https://api.example", "https://api.example"}},
+		"what fosite takes for offline by folding": {Scopes: []string{"openid", "offlİne"}},
+		"what fosite takes for offline":            {Scopes: []string{"openid", "Offline"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -509,6 +519,15 @@ func TestLaterHandlerCannotChangeWhatWasDecided(t *testing.T) {
 			ar.GetSession().(interface{ SetSubject(string) }).SetSubject("mallory")
 		},
 		"no session": func(ar fosite.AuthorizeRequester) { ar.SetSession(nil) },
+		"another redirect URI": func(ar fosite.AuthorizeRequester) {
+			ar.(*fosite.AuthorizeRequest).RedirectURI, _ = url.Parse("https://evil.example/cb")
+		},
+		"another state":         func(ar fosite.AuthorizeRequester) { ar.(*fosite.AuthorizeRequest).State = "another" },
+		"another response mode": func(ar fosite.AuthorizeRequester) { ar.(*fosite.AuthorizeRequest).ResponseMode = "fragment" },
+		"another client": func(ar fosite.AuthorizeRequester) {
+			ar.(*fosite.AuthorizeRequest).Client = &fosite.DefaultClient{ID: "other"}
+		},
+		"no PKCE": func(ar fosite.AuthorizeRequester) { ar.GetRequestForm().Del("code_challenge") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -532,15 +551,15 @@ func TestFailureOfALaterHandlerIsPassedOn(t *testing.T) {
 	h := newHost(t)
 	h.config.AuthorizeEndpointHandlers = append(h.config.AuthorizeEndpointHandlers, &meddler{
 		func(context.Context, fosite.AuthorizeRequester, fosite.AuthorizeResponder) error {
-			return fosite.ErrServerError.WithHint("disk full")
+			return errorsx.WithStack(fosite.ErrServerError.WithHint("disk full").WithWrap(errors.New("no space left")))
 		},
 	})
 	resp, err := h.answer(params(), "peter", h.approve(params(), "peter"))
 	if resp != nil || !errors.Is(err, fosite.ErrServerError) || fosite.ErrorToRFC6749Error(err).HintField != "disk full" || fositeconsent.NeedsConsent(err) {
 		t.Errorf("%v, %v", resp, err)
 	}
-	if e := h.event(); e.Reason != "response_failed" || e.GrantID.IsZero() || len(e.GrantedScopes) == 0 {
-		t.Errorf("the event is %+v", e)
+	if e := h.event(); e.Reason != "response_failed" || e.GrantID.IsZero() || len(e.GrantedScopes) == 0 || !e.Consumed || !strings.Contains(e.LogValue().String(), "no space left") {
+		t.Errorf("the event is %+v and logs %s", e, e.LogValue())
 	}
 }
 
@@ -556,7 +575,11 @@ func TestDataReachesTheSessionBeforeAnyToken(t *testing.T) {
 			case "subject":
 				ar.GetSession().(interface{ SetSubject(string) }).SetSubject("mallory")
 			case "replace":
-				ar.SetSession(&fosite.DefaultSession{Subject: "mallory"})
+				s := openid.NewDefaultSession()
+				s.Subject, s.Claims.Subject = "mallory", "mallory"
+				ar.SetSession(s)
+			case "redirect":
+				ar.(*fosite.AuthorizeRequest).RedirectURI, _ = url.Parse("https://app.example/other")
 			}
 			ar.GetSession().(interface{ IDTokenClaims() *jwt.IDTokenClaims }).IDTokenClaims().Extra = map[string]interface{}{"data": string(data)}
 			return nil
@@ -572,7 +595,7 @@ func TestDataReachesTheSessionBeforeAnyToken(t *testing.T) {
 		}
 		return token
 	}
-	for _, data := range []string{"fail", "grant", "subject"} {
+	for _, data := range []string{"fail", "grant", "subject", "replace", "redirect"} {
 		resp, err := h.answer(params(), "peter", mint(data))
 		if resp != nil || err == nil || h.stored() != 0 {
 			t.Errorf("data %q: %v, and %d rows", data, cause(err), h.stored())
@@ -643,6 +666,35 @@ func TestMaxAgeIsEvaluatedWhenTheResponseIsIssued(t *testing.T) {
 			t.Errorf("max_age=%s: %v, expected %v", value, cause(err), reason)
 		}
 	}
+	for name, c := range map[string]struct {
+		maxAge      string
+		age         time.Duration
+		noRequested bool
+		ok          bool
+	}{
+		"as old as allowed":          {"60", 60 * time.Second, false, true},
+		"a moment older":             {"60", 60*time.Second + 1, false, false},
+		"ahead, as clocks are":       {"60", -5 * time.Second, false, true},
+		"further ahead":              {"60", -5*time.Second - 1, false, false},
+		"an unknown time of arrival": {"0", 0, true, false},
+		"signed in when it came in":  {"0", 0, false, true},
+		"an empty value is no value": {"", 24 * time.Hour, false, true},
+	} {
+		h := newHost(t)
+		now := h.now().Round(0)
+		h.gate.SetClock(func() time.Time { return now })
+		session := h.login("peter")
+		session.Claims.AuthTime = now.Add(-c.age)
+		session.Claims.RequestedAt = session.Claims.AuthTime
+		if c.noRequested {
+			session.Claims.RequestedAt = time.Time{}
+		}
+		form := params()
+		form.Set("max_age", c.maxAge)
+		if _, err := h.gate.Prompt(t.Context(), h.parse(form), session); (err == nil) != c.ok || err != nil && !errors.Is(err, fositeconsent.ErrLoginRequired) {
+			t.Errorf("%s: %v", name, cause(err))
+		}
+	}
 	fresh := h.login("peter")
 	fresh.Claims.RequestedAt = fresh.Claims.AuthTime.Add(-time.Second)
 	if _, err := h.gate.Prompt(t.Context(), h.parse(params("max_age", "0")), fresh); err != nil {
@@ -658,6 +710,116 @@ func TestMaxAgeIsEvaluatedWhenTheResponseIsIssued(t *testing.T) {
 	}
 }
 
+func TestPromptLoginAsksForALoginSinceTheRequestCameIn(t *testing.T) {
+	t.Parallel()
+	for _, scope := range []string{"openid photos", "photos"} { // fosite looks only with openid, and only after a code was stored
+		h := newHost(t)
+		form := params("prompt", "login", "scope", scope)
+		token := h.approve(form, "peter")
+		old := h.login("peter")
+		old.Claims.RequestedAt = old.Claims.AuthTime.Add(time.Nanosecond)
+		resp, err := h.respond(h.parse(form), old, token)
+		h.refused(resp, err, fositeconsent.ErrLoginRequired)
+		if _, err := h.gate.Prompt(t.Context(), h.parse(form), old); !errors.Is(err, fositeconsent.ErrLoginRequired) {
+			t.Errorf("a page was made: %v", cause(err))
+		}
+		if _, err := h.answer(form, "peter", token); err != nil {
+			t.Errorf("after a login: %v", cause(err))
+		}
+	}
+}
+
+func TestResponseIsWrittenForItsOwnRequestAlone(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	form := params()
+	write := func(ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) *url.URL {
+		w := httptest.NewRecorder()
+		h.provider.WriteAuthorizeResponse(t.Context(), w, ar, resp)
+		location, err := w.Result().Location()
+		if err != nil {
+			t.Fatalf("%d: %s", w.Code, w.Body)
+		}
+		return location
+	}
+	issue := func() (fosite.AuthorizeRequester, fosite.AuthorizeResponder) {
+		ar := h.parse(form)
+		resp, err := h.respond(ar, h.login("peter"), h.approve(form, "peter"))
+		if err != nil {
+			t.Fatal(cause(err))
+		}
+		return ar, resp
+	}
+	other := h.parse(params("redirect_uri", "https://app.example/other"))
+	_, resp := issue()
+	if u := write(other, resp); u.Query().Has("code") || u.Query().Get("error") != "misconfiguration" {
+		t.Errorf("for another request: %s", u)
+	}
+	changed, resp := issue()
+	changed.(*fosite.AuthorizeRequest).RedirectURI, _ = url.Parse("https://app.example/other")
+	if u := write(changed, resp); u.Query().Has("code") {
+		t.Errorf("for a request that was changed: %s", u)
+	}
+	forged := fosite.NewAuthorizeResponse()
+	forged.AddParameter("code", "forged")
+	if u := write(h.parse(form), forged); u.Query().Has("code") {
+		t.Errorf("a response of the host's own: %s", u)
+	}
+	ar, resp := issue()
+	if u := write(ar, resp); u.Query().Get("code") != resp.GetCode() || u.Path != "/cb" || u.Query().Get("state") != form.Get("state") {
+		t.Errorf("for its own request: %s", u)
+	}
+}
+
+// A context that went through the gate for one request opens nothing else.
+func TestPassageIsForOneRequestOfOneProvider(t *testing.T) {
+	t.Parallel()
+	h, another := newHost(t), newHost(t)
+	token, anothers := h.approve(params(), "peter"), another.approve(params(), "peter")
+	var inside context.Context
+	h.config.AuthorizeEndpointHandlers = append(h.config.AuthorizeEndpointHandlers, &meddler{
+		func(ctx context.Context, _ fosite.AuthorizeRequester, _ fosite.AuthorizeResponder) error {
+			inside = ctx
+			return nil
+		},
+	})
+	ar := h.parse(params())
+	if _, err := h.respond(ar, h.login("peter"), token); err != nil {
+		t.Fatal(cause(err))
+	}
+	second := h.approve(params(), "peter")
+	if _, err := h.raw.NewAuthorizeResponse(fositeconsent.WithToken(inside, second), h.parse(params()), h.login("peter")); !errors.Is(err, fositeconsent.ErrMisconfigured) {
+		t.Errorf("another request: %v", cause(err))
+	}
+	resp, err := another.raw.NewAuthorizeResponse(fositeconsent.WithToken(inside, anothers), ar, another.login("peter"))
+	another.refused(resp, err, fositeconsent.ErrMisconfigured)
+}
+
+func TestRequestThatIsNotCompleteIsRefused(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	for name, change := range map[string]func(*fosite.AuthorizeRequest){
+		"no client":           func(ar *fosite.AuthorizeRequest) { ar.Client = nil },
+		"a nil client":        func(ar *fosite.AuthorizeRequest) { ar.Client = (*fosite.DefaultClient)(nil) },
+		"a client without id": func(ar *fosite.AuthorizeRequest) { ar.Client = &fosite.DefaultClient{} },
+		"no redirect URI":     func(ar *fosite.AuthorizeRequest) { ar.RedirectURI = nil },
+		"no response type":    func(ar *fosite.AuthorizeRequest) { ar.ResponseTypes = nil },
+		"malformed UTF-8":     func(ar *fosite.AuthorizeRequest) { ar.Form.Set("resource", "\xff") },
+	} {
+		token := h.approve(params(), "peter")
+		ar := h.parse(params()).(*fosite.AuthorizeRequest)
+		change(ar)
+		if _, err := h.gate.Prompt(t.Context(), ar, h.login("peter")); !errors.Is(err, fositeconsent.ErrInvalidRequest) {
+			t.Errorf("%s: a page: %v", name, cause(err))
+		}
+		resp, err := h.respond(ar, h.login("peter"), token)
+		h.refused(resp, err, fositeconsent.ErrInvalidRequest)
+	}
+	if _, err := h.gate.Prompt(t.Context(), nil, h.login("peter")); !errors.Is(err, fositeconsent.ErrInvalidRequest) {
+		t.Errorf("no request: %v", cause(err))
+	}
+}
+
 func TestStorageFailureIsNeverAYes(t *testing.T) {
 	t.Parallel()
 	timeout := fmt.Errorf("send: %w", context.DeadlineExceeded)
@@ -667,6 +829,7 @@ func TestStorageFailureIsNeverAYes(t *testing.T) {
 	}{
 		"an error":                {func(*fositeconsent.Grant, error) (*fositeconsent.Grant, error) { return nil, errors.New("down") }, fosite.ErrServerError},
 		"a time-out":              {func(*fositeconsent.Grant, error) (*fositeconsent.Grant, error) { return nil, timeout }, fosite.ErrTemporarilyUnavailable},
+		"a cancelled call":        {func(*fositeconsent.Grant, error) (*fositeconsent.Grant, error) { return nil, context.Canceled }, fosite.ErrTemporarilyUnavailable},
 		"a grant and an error":    {func(g *fositeconsent.Grant, _ error) (*fositeconsent.Grant, error) { return g, errors.New("down") }, fosite.ErrServerError},
 		"neither grant nor error": {func(*fositeconsent.Grant, error) (*fositeconsent.Grant, error) { return nil, nil }, fosite.ErrServerError}, //nolint:nilnil // the point
 		"fosite's own error":      {func(*fositeconsent.Grant, error) (*fositeconsent.Grant, error) { return nil, fosite.ErrNotFound }, fosite.ErrServerError},
@@ -1094,6 +1257,14 @@ func TestNewGateSaysWhatIsWrong(t *testing.T) {
 		if g != nil || !errors.Is(err, fositeconsent.ErrMisconfigured) || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// What the host does to its own slice later changes nothing.
+	unbound := []string{"vendor"}
+	h := newHost(t, func(_ *host, c *fositeconsent.Config) { c.UnboundParameters = unbound })
+	token := h.approve(params("nonce", "another nonce"), "peter")
+	unbound[0] = "nonce"
+	if _, err := h.answer(params(), "peter", token); !errors.Is(err, fositeconsent.ErrBindingMismatch) {
+		t.Errorf("the host's slice is shared: %v", cause(err))
 	}
 	// No field of the configuration turns the check off.
 	for i := range reflect.TypeFor[fositeconsent.Config]().NumField() {

@@ -62,7 +62,7 @@ func newHost(t testing.TB, options ...option) *host {
 		RedirectURIs:  []string{"https://app.example/cb", "https://app.example/other"},
 		ResponseTypes: []string{"code", "token", "id_token", "id_token token", "code id_token", "code token", "code id_token token"},
 		GrantTypes:    []string{"authorization_code", "implicit", "refresh_token"},
-		Scopes:        []string{"openid", "offline_access", "photos", "photos.*", "contacts", "OPENID", "Offline"},
+		Scopes:        []string{"openid", "offline_access", "photos", "photos.*", "contacts", "OPENID", "Offline", "openİd", "offlİne", "pho\"tos"},
 		Audience:      []string{"https://api.example", "https://other.example"},
 	}}
 	h.config = &fosite.Config{

@@ -2,6 +2,7 @@ package fositeconsent
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -13,34 +14,35 @@ const tracerName = "github.com/fosite-consent/fosite-consent/fositeconsent"
 
 // step is one thing that the gate was asked to do, as it is observed.
 type step struct {
-	gate    *Gate
-	action  Action
-	start   time.Time
-	span    trace.Span
-	request request
-	id      ID
-	grant   *Grant
+	gate     *Gate
+	action   Action
+	start    time.Time
+	span     trace.Span
+	request  request
+	id       ID
+	consumed bool
+	grant    *Grant
 }
 
-// begin starts a span with the tracer provider of the span in the context, as
-// fosite does, so that a host sets tracing up in one place.
-func (g *Gate) begin(ctx context.Context, action Action) (context.Context, *step) {
+// errPanicked is what is reported of a step that did not return.
+var errPanicked = errors.New("fositeconsent: panicked")
+
+// observe does one step inside a span of the tracer provider of the context's span,
+// as fosite has it, so that a host sets tracing up in one place; and reports it.
+func (g *Gate) observe(ctx context.Context, action Action, do func(context.Context, *step) error) error {
 	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(tracerName).Start(ctx, "Gate."+string(action))
-	return ctx, &step{gate: g, action: action, start: time.Now(), span: span}
-}
-
-// refuse turns the reason in err into what the client is told.
-func (s *step) refuse(err *error) {
-	if *err != nil {
-		*err = asClientError(*err, s.request.silent)
-	}
+	s := &step{gate: g, action: action, start: time.Now(), span: span}
+	err := errPanicked
+	defer func() { s.end(ctx, err) }()
+	err = do(ctx, s)
+	return err
 }
 
 // end ends the span and reports the event.
-func (s *step) end(ctx context.Context, err *error) {
+func (s *step) end(ctx context.Context, err error) {
 	event := Event{
-		Action: s.action, Reason: reasonLabel(*err), Err: *err, GrantID: s.id, Subject: s.request.subject,
-		Duration: time.Since(s.start),
+		Action: s.action, Reason: reasonLabel(err), Err: err, GrantID: s.id, Consumed: s.consumed,
+		Subject: s.request.subject, Duration: time.Since(s.start),
 	}
 	if event.Reason == "error" && s.action == ActionConsume && s.grant != nil {
 		event.Reason = "response_failed"
@@ -57,7 +59,7 @@ func (s *step) end(ctx context.Context, err *error) {
 			attribute.String("fositeconsent.reason", event.Reason),
 			attribute.String("fositeconsent.grant_id", event.GrantID.String()),
 			attribute.String("fositeconsent.client_id", event.ClientID))
-		if *err != nil {
+		if err != nil {
 			s.span.SetStatus(codes.Error, event.Reason)
 		}
 	}

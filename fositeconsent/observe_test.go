@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ory/fosite"
+	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
@@ -75,10 +76,20 @@ func TestEveryStepSendsOneEventAndOneSpan(t *testing.T) {
 			!slices.Equal(e.RequestedScopes, []string{"openid", "photos", "offline_access"}) || (e.GrantID == p.ID) != w.named || e.Duration <= 0 {
 			t.Errorf("event %d is %+v", i, e)
 		}
-		attributes := fmt.Sprint(ours[i].Attributes())
-		if ours[i].Name() != "Gate."+string(w.action) || !strings.Contains(attributes, "{fositeconsent.reason {4 0 "+w.reason) && !strings.Contains(attributes, w.reason) ||
-			ours[i].Parent().SpanID() != root.SpanContext().SpanID() {
-			t.Errorf("span %d is %s with %s", i, ours[i].Name(), attributes)
+		attributes := map[string]string{}
+		for _, a := range ours[i].Attributes() {
+			attributes[string(a.Key)] = a.Value.AsString()
+		}
+		status := codes.Unset
+		if w.reason != "" {
+			status = codes.Error
+		}
+		if ours[i].Name() != "Gate."+string(w.action) || attributes["fositeconsent.reason"] != w.reason || attributes["fositeconsent.client_id"] != "app" ||
+			ours[i].Status().Code != status || ours[i].Status().Description != w.reason || ours[i].Parent().SpanID() != root.SpanContext().SpanID() {
+			t.Errorf("span %d is %s with %s and %v", i, ours[i].Name(), attributes, ours[i].Status())
+		}
+		if consumed := w.action == fositeconsent.ActionConsume && w.err == nil; e.Consumed != consumed {
+			t.Errorf("event %d: consumed is %v", i, e.Consumed)
 		}
 	}
 }
@@ -99,6 +110,36 @@ func TestEventLogsItself(t *testing.T) {
 	if e["action"] != "consume" || e["reason"] != "binding_mismatch" || e["error"] != fositeconsent.ErrBindingMismatch.Error() || e["subject"] != "peter" ||
 		e["client_id"] != "app" || e["grant_id"] != h.event().GrantID.String() {
 		t.Errorf("%v logs %s", err, out.String())
+	}
+}
+
+// What did not return is not reported as a success.
+func TestPanicIsNoSuccess(t *testing.T) {
+	t.Parallel()
+	during := func(h *host, do func()) fositeconsent.Event {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was swallowed")
+			}
+		}()
+		do()
+		return fositeconsent.Event{}
+	}
+	h := newHost(t)
+	h.grants.onCreate = func(*fositeconsent.Grant) error { panic("storage") }
+	p := h.prompt(params(), "peter")
+	during(h, func() { _, _ = h.gate.Mint(t.Context(), h.parse(params()), h.login("peter"), p.Ticket, all(p)) })
+	if e := h.event(); e.Reason != "panic" || e.Err == nil || e.GrantedScopes != nil {
+		t.Errorf("the event of a mint is %+v", e)
+	}
+	h = newHost(t)
+	token := h.approve(params(), "peter")
+	h.config.AuthorizeEndpointHandlers = append(h.config.AuthorizeEndpointHandlers, &meddler{
+		func(context.Context, fosite.AuthorizeRequester, fosite.AuthorizeResponder) error { panic("handler") },
+	})
+	during(h, func() { _, _ = h.answer(params(), "peter", token) })
+	if e := h.event(); e.Reason != "panic" || e.Err == nil || !e.Consumed {
+		t.Errorf("the event of a response is %+v", e)
 	}
 }
 

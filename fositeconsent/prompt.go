@@ -55,11 +55,15 @@ const MaxDataSize = 64 << 10
 // The errors are fosite's, to be written to the client: login_required if the
 // session has no subject or max_age is exceeded, consent_required if the client
 // sent prompt=none, invalid_request, or a server error.
-func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (_ *Prompt, err error) {
-	ctx, step := g.begin(ctx, ActionPrompt)
-	defer step.end(ctx, &err)
-	defer step.refuse(&err)
+func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (prompt *Prompt, err error) {
+	err = g.observe(ctx, ActionPrompt, func(ctx context.Context, step *step) (err error) {
+		prompt, err = g.prompt(ctx, step, ar, session)
+		return asClientError(err, step.request.silent)
+	})
+	return prompt, err
+}
 
+func (g *Gate) prompt(ctx context.Context, step *step, ar fosite.AuthorizeRequester, session fosite.Session) (*Prompt, error) {
 	r, err := g.inspect(ctx, ar, session)
 	step.request = r
 	if err != nil {
@@ -75,9 +79,6 @@ func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session
 		expires:      now.Add(g.config.PromptLifespan),
 		subject:      r.subject,
 		loginSession: r.loginSession,
-		clientID:     ar.GetClient().GetID(),
-		scopes:       ar.GetRequestedScopes(),
-		audience:     ar.GetRequestedAudience(),
 	}
 	step.id = t.id
 	text, err := g.tickets.seal(ctx, t)
@@ -89,15 +90,13 @@ func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session
 		Ticket:      text,
 		Client:      ar.GetClient(),
 		Subject:     r.subject,
-		Scopes:      slices.Clone(t.scopes),
-		Audience:    slices.Clone(t.audience),
+		Scopes:      slices.Clone(ar.GetRequestedScopes()),
+		Audience:    slices.Clone(ar.GetRequestedAudience()),
 		RedirectURI: ar.GetRedirectURI().String(),
 		ExpiresAt:   t.expires,
 	}
-	for _, scope := range t.scopes {
-		if scope == "openid" {
-			prompt.RequiredScopes = append(prompt.RequiredScopes, scope)
-		}
+	if slices.Contains(prompt.Scopes, "openid") {
+		prompt.RequiredScopes = []string{"openid"}
 	}
 	return prompt, nil
 }
@@ -117,11 +116,15 @@ func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session
 // answer asks errors.Is(err, [ErrAlreadyDecided]) first. A decision that grants what
 // was not requested, or leaves out one of [Prompt.RequiredScopes], is refused as a
 // whole with [ErrInvalidDecision].
-func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, ticket string, decision Decision) (_ Token, err error) {
-	ctx, step := g.begin(ctx, ActionMint)
-	defer step.end(ctx, &err)
-	defer step.refuse(&err)
+func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, ticket string, decision Decision) (token Token, err error) {
+	err = g.observe(ctx, ActionMint, func(ctx context.Context, step *step) (err error) {
+		token, err = g.mint(ctx, step, ar, session, ticket, decision)
+		return asClientError(err, step.request.silent)
+	})
+	return token, err
+}
 
+func (g *Gate) mint(ctx context.Context, step *step, ar fosite.AuthorizeRequester, session fosite.Session, ticket string, decision Decision) (Token, error) {
 	grant, err := g.decide(ctx, step, ar, session, ticket)
 	if err != nil {
 		return Token{}, err
@@ -139,7 +142,7 @@ func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session f
 	grant.SecretHash = token.secretHash()
 	grant.Scopes = slices.Clone(decision.Scopes)
 	grant.Audience = slices.Clone(decision.Audience)
-	grant.Data = slices.Clone(decision.Data)
+	grant.Data = decision.Data
 	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
 		return Token{}, storageError(err, ErrAlreadyDecided)
 	}
@@ -151,11 +154,13 @@ func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session f
 // from. It is final: no call of [Gate.Mint] for the same page succeeds after it.
 // On success write fosite.ErrAccessDenied to the client (RFC 6749, Section
 // 4.1.2.1). The errors are those of Mint.
-func (g *Gate) Deny(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, ticket string) (err error) {
-	ctx, step := g.begin(ctx, ActionDeny)
-	defer step.end(ctx, &err)
-	defer step.refuse(&err)
+func (g *Gate) Deny(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, ticket string) error {
+	return g.observe(ctx, ActionDeny, func(ctx context.Context, step *step) error {
+		return asClientError(g.deny(ctx, step, ar, session, ticket), step.request.silent)
+	})
+}
 
+func (g *Gate) deny(ctx context.Context, step *step, ar fosite.AuthorizeRequester, session fosite.Session, ticket string) error {
 	grant, err := g.decide(ctx, step, ar, session, ticket)
 	if err != nil {
 		return err
@@ -188,33 +193,38 @@ func (g *Gate) decide(ctx context.Context, step *step, ar fosite.AuthorizeReques
 		return nil, ErrForeignTicket
 	case !g.now().Before(t.expires):
 		return nil, ErrTicketExpired
-	case t.binding != r.binding, t.clientID != ar.GetClient().GetID(), !sameSet(t.scopes, ar.GetRequestedScopes()), !sameSet(t.audience, ar.GetRequestedAudience()):
+	case t.binding != r.binding:
 		return nil, ErrBindingMismatch
 	}
 	return &Grant{
-		ID: t.id, Binding: t.binding, Subject: t.subject, ClientID: t.clientID, Lifespan: g.config.GrantLifespan,
+		ID: t.id, Binding: t.binding, Subject: t.subject, ClientID: ar.GetClient().GetID(), Lifespan: g.config.GrantLifespan,
 	}, nil
 }
 
 // checkDecision refuses what was not requested, and what cannot be granted as if
 // it stood alone.
 func checkDecision(r request, scopes, audience []string) error {
+	// Before anything is compared: what a form sends has no bound of its own.
+	if len(scopes) > len(r.GetRequestedScopes()) || len(audience) > len(r.GetRequestedAudience()) {
+		return fmt.Errorf("%w: it lists more scopes or audiences than were requested", ErrInvalidDecision)
+	}
+	if scope, ok := firstMissing(scopes, r.GetRequestedScopes()); ok {
+		return fmt.Errorf("%w: scope %q was not requested", ErrInvalidDecision, scope)
+	}
+	if a, ok := firstMissing(audience, r.GetRequestedAudience()); ok {
+		return fmt.Errorf("%w: audience %q was not requested", ErrInvalidDecision, a)
+	}
 	for _, scope := range scopes {
-		if !slices.Contains(r.GetRequestedScopes(), scope) {
-			return fmt.Errorf("%w: scope %q was not requested", ErrInvalidDecision, scope)
+		if strings.ContainsFunc(scope, notInScopes) {
+			return fmt.Errorf("%w: scope %q has a character that RFC 6749, Section 3.3 does not allow", ErrInvalidDecision, scope)
 		}
 		if strings.Contains(scope, "*") {
 			return fmt.Errorf("%w: scope %q has a wildcard and would cover scopes that nobody saw: leave it out", ErrInvalidDecision, scope)
 		}
 		for _, special := range []string{"openid", "offline", "offline_access"} {
-			if scope != special && strings.EqualFold(scope, special) {
+			if scope != special && strings.ToLower(scope) == special { //nolint:staticcheck // as fosite compares
 				return fmt.Errorf("%w: fosite would take scope %q for %q: leave it out", ErrInvalidDecision, scope, special)
 			}
-		}
-	}
-	for _, a := range audience {
-		if !slices.Contains(r.GetRequestedAudience(), a) {
-			return fmt.Errorf("%w: audience %q was not requested", ErrInvalidDecision, a)
 		}
 	}
 	// Without openid fosite skips the checks of prompt, max_age and id_token_hint
@@ -224,6 +234,9 @@ func checkDecision(r request, scopes, audience []string) error {
 	}
 	return nil
 }
+
+// notInScopes reports what RFC 6749, Section 3.3 leaves out of a scope token.
+func notInScopes(c rune) bool { return c < '!' || c > '~' || c == '"' || c == '\\' }
 
 func sameText(a, b *string) bool {
 	if a == nil || b == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/ory/fosite"
 )
@@ -26,9 +27,13 @@ func (g *Gate) Factory(_ fosite.Configurator, _, _ interface{}) interface{} { re
 //
 // The returned provider checks the order again on every call, since a host can
 // change its configuration at any time, and lets no authorization response out
-// that the gate did not pass or that grants something else than was decided. The
-// gate refuses everything that does not come through it. All methods besides
-// NewAuthorizeResponse are those of the given provider.
+// that the gate did not pass, that grants something else than was decided, or that
+// is written for another request. The gate refuses everything that does not come
+// through it. All methods besides NewAuthorizeResponse and WriteAuthorizeResponse are
+// those of the given provider.
+//
+// The order is checked here without a request's context. A configuration that
+// depends on the context must show the gate first without one, too.
 func (g *Gate) Protect(provider fosite.OAuth2Provider) (fosite.OAuth2Provider, error) {
 	f, ok := provider.(*fosite.Fosite)
 	if !ok || f == nil || isNil(f.Config) {
@@ -84,30 +89,49 @@ type passage struct {
 }
 
 // NewAuthorizeResponse implements fosite.OAuth2Provider.
-func (p *protected) NewAuthorizeResponse(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (_ fosite.AuthorizeResponder, err error) {
-	ctx, step := p.gate.begin(ctx, ActionConsume)
-	pass := &passage{gate: p.gate, requester: ar, step: step}
-	defer pass.end(ctx, &err)
+func (p *protected) NewAuthorizeResponse(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (resp fosite.AuthorizeResponder, err error) {
+	err = p.gate.observe(ctx, ActionConsume, func(ctx context.Context, step *step) (err error) {
+		resp, err = p.newAuthorizeResponse(ctx, &passage{gate: p.gate, requester: ar, step: step}, session)
+		return err
+	})
+	return resp, err
+}
 
-	if isNil(ar) {
-		err = fmt.Errorf("%w: there is no authorization request: pass what NewAuthorizeRequest returned", ErrInvalidRequest)
-	} else {
-		err = p.gate.checkOrder(ctx, p.fosite)
+func (p *protected) newAuthorizeResponse(ctx context.Context, pass *passage, session fosite.Session) (fosite.AuthorizeResponder, error) {
+	if isNil(pass.requester) {
+		return nil, asClientError(fmt.Errorf("%w: there is no authorization request: pass what NewAuthorizeRequest returned", ErrInvalidRequest), false)
 	}
-	if err != nil {
+	if err := p.gate.checkOrder(ctx, p.fosite); err != nil {
 		return nil, asClientError(err, false)
 	}
-	resp, err := p.OAuth2Provider.NewAuthorizeResponse(context.WithValue(ctx, passageKey{}, pass), ar, session)
+	resp, err := p.OAuth2Provider.NewAuthorizeResponse(context.WithValue(ctx, passageKey{}, pass), pass.requester, session)
 	if err != nil {
 		return nil, err
 	}
 	if pass.grant == nil {
-		err = fmt.Errorf("%w: a response was made without the gate: %w", ErrMisconfigured, errNotProtected)
-	} else {
-		err = p.gate.checkGranted(ctx, pass.request, pass.grant)
+		return nil, asClientError(fmt.Errorf("%w: a response was made without the gate: %w", ErrMisconfigured, errNotProtected), false)
 	}
-	if err != nil {
+	if err := p.gate.checkGranted(ctx, pass.request, pass.grant); err != nil {
 		return nil, asClientError(err, false)
 	}
-	return resp, nil
+	return &response{AuthorizeResponder: resp, pass: pass}, nil
+}
+
+// response is a response that the gate let pass, and for which request.
+type response struct {
+	fosite.AuthorizeResponder
+	pass *passage
+}
+
+// WriteAuthorizeResponse implements fosite.OAuth2Provider. It writes only what
+// NewAuthorizeResponse of this provider returned, and only for the request that it
+// was returned for, unchanged: the request says where the response goes.
+func (p *protected) WriteAuthorizeResponse(ctx context.Context, rw http.ResponseWriter, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) {
+	r, ok := resp.(*response)
+	if !ok || r == nil || r.pass.gate != p.gate || r.pass.requester != ar || p.gate.bind(r.pass.request) != r.pass.grant.Binding {
+		err := fmt.Errorf("%w: the response was made for another authorization request, or by another provider: write what NewAuthorizeResponse returned, with the request that it was given", ErrMisconfigured)
+		p.WriteAuthorizeError(ctx, rw, ar, asClientError(err, false))
+		return
+	}
+	p.OAuth2Provider.WriteAuthorizeResponse(ctx, rw, ar, r.AuthorizeResponder)
 }

@@ -46,7 +46,7 @@ func (g *Gate) inspect(ctx context.Context, ar fosite.AuthorizeRequester, sessio
 	if err := g.checkSubject(ctx, r); err != nil {
 		return r, err
 	}
-	if err := checkMaxAge(r, g.now()); err != nil {
+	if err := checkLogin(r, slices.Contains(prompts, "login"), g.now()); err != nil {
 		return r, err
 	}
 	if g.config.LoginSession != nil {
@@ -59,10 +59,15 @@ func (g *Gate) inspect(ctx context.Context, ar fosite.AuthorizeRequester, sessio
 		}
 		r.loginSession = &id
 	}
-	r.binding = bindingInput{
-		issuer: g.config.Issuer, subject: r.subject, loginSession: r.loginSession, unbound: g.config.UnboundParameters,
-	}.digest(ar)
+	r.binding = g.bind(r)
 	return r, nil
+}
+
+// bind computes the binding of a request as it is now.
+func (g *Gate) bind(r request) Digest {
+	return bindingInput{
+		issuer: g.config.Issuer, subject: r.subject, loginSession: r.loginSession, unbound: g.config.UnboundParameters,
+	}.digest(r.AuthorizeRequester)
 }
 
 // isNil reports whether v is nil or holds a nil pointer.
@@ -121,10 +126,20 @@ func (g *Gate) checkSubject(ctx context.Context, r request) error {
 // authTimeLeeway is how far another node's clock may be ahead; the same that fosite allows.
 const authTimeLeeway = 5 * time.Second
 
-// checkMaxAge compares the age of the login with the request's max_age (OpenID
-// Connect Core 1.0, Section 3.1.2.1) as of now. fosite compares it with the time
-// the request came in, only for openid, and ignores 0 and what is no number.
-func checkMaxAge(r request, now time.Time) error {
+// checkLogin compares the login with what the request demands of it, prompt=login
+// and max_age (OpenID Connect Core 1.0, Section 3.1.2.1), as of now. fosite does so
+// for openid alone and after codes have been stored; it compares max_age with the
+// time the request came in, and ignores 0 and what is no number.
+func checkLogin(r request, again bool, now time.Time) error {
+	var authTime, requestedAt time.Time
+	if s, ok := r.session.(openIDSession); ok {
+		if claims := s.IDTokenClaims(); claims != nil {
+			authTime, requestedAt = claims.AuthTime, claims.RequestedAt
+		}
+	}
+	if again && authTime.Before(requestedAt) {
+		return fmt.Errorf("%w: prompt=login asks for a login after the request came in", ErrLoginRequired)
+	}
 	maxAge := r.GetRequestForm().Get("max_age")
 	if maxAge == "" { // as if it were absent: RFC 6749, Section 3.1
 		return nil
@@ -132,12 +147,6 @@ func checkMaxAge(r request, now time.Time) error {
 	seconds, err := strconv.ParseUint(maxAge, 10, 31)
 	if err != nil {
 		return fmt.Errorf("%w: max_age is no whole number of seconds", ErrInvalidRequest)
-	}
-	var authTime, requestedAt time.Time
-	if s, ok := r.session.(openIDSession); ok {
-		if claims := s.IDTokenClaims(); claims != nil {
-			authTime, requestedAt = claims.AuthTime, claims.RequestedAt
-		}
 	}
 	if authTime.IsZero() {
 		return fmt.Errorf("%w: max_age was requested and the session (%T) does not say when the resource owner signed in: set AuthTime in its ID token claims", ErrMisconfigured, r.session)
@@ -159,6 +168,6 @@ func checkMaxAge(r request, now time.Time) error {
 	return nil
 }
 
-// isOpenID reports whether fosite takes the scope for openid: it compares
-// granted scopes without regard to case.
-func isOpenID(scope string) bool { return strings.EqualFold(scope, "openid") }
+// isOpenID reports whether fosite takes the scope for openid: it compares scopes
+// in lower case.
+func isOpenID(scope string) bool { return strings.ToLower(scope) == "openid" } //nolint:staticcheck // EqualFold folds more than fosite does, and less

@@ -23,21 +23,19 @@ const (
 	ticketPrefix    = "fct_" // "fosite consent ticket"
 	ticketVersion   = 1
 	ticketSaltSize  = 32
-	ticketOverhead  = 12 + 16   // nonce and tag of AES-GCM
-	maxTicketLength = 256 << 10 // far more than any URL, far less than a denial of service
-	minSecretSize   = 32        // what fosite asks of its global secret
+	ticketOverhead  = 12 + 16  // nonce and tag of AES-GCM
+	maxTicketLength = 16 << 10 // far more than a subject and a login session need
+	minSecretSize   = 32       // what fosite asks of its global secret
 )
 
-// ticket is what a consent page pins: what the user was shown, to whom it was
-// shown, and until when it may be answered.
+// ticket is what a consent page pins: what the user was shown, as the binding of
+// all of it; to whom it was shown; and until when it may be answered.
 type ticket struct {
-	id               ID
-	binding          Digest
-	expires          time.Time
-	subject          string
-	loginSession     *string
-	clientID         string
-	scopes, audience []string // as requested
+	id           ID
+	binding      Digest
+	expires      time.Time
+	subject      string
+	loginSession *string
 }
 
 // ticketSealer turns tickets into text and back. The text is encrypted, for it
@@ -48,7 +46,7 @@ type ticketSealer struct {
 	secrets func(context.Context) ([][]byte, error)
 }
 
-// seal returns the ticket's text, URL-safe and 250 characters or a little more.
+// seal returns the ticket's text, URL-safe and some 200 characters.
 func (s ticketSealer) seal(ctx context.Context, t ticket) (string, error) {
 	secrets, err := s.loadSecrets(ctx)
 	if err != nil {
@@ -61,7 +59,11 @@ func (s ticketSealer) seal(ctx context.Context, t ticket) (string, error) {
 		return "", err
 	}
 	sealed := aead.Seal(salt, nil, t.encode(), []byte{ticketVersion}) //nolint:gosec // no nonce is given: this AEAD makes a random one
-	return ticketPrefix + base64.RawURLEncoding.EncodeToString(sealed), nil
+	text := ticketPrefix + base64.RawURLEncoding.EncodeToString(sealed)
+	if len(text) > maxTicketLength {
+		return "", fmt.Errorf("%w: subject and login session together are too long for a ticket", ErrMisconfigured)
+	}
+	return text, nil
 }
 
 // open returns the ticket that seal was given, [ErrInvalidTicket], or an error
@@ -128,9 +130,6 @@ func (t ticket) encode() []byte {
 	e = binary.BigEndian.AppendUint64(e, uint64(t.expires.UnixMilli()))
 	e.text(t.subject)
 	e.optional(t.loginSession)
-	e.text(t.clientID)
-	e.values(t.scopes)
-	e.values(t.audience)
 	return e
 }
 
@@ -140,9 +139,6 @@ func decodeTicket(plain []byte) (ticket, error) {
 	t.expires = time.UnixMilli(int64(d.number()))
 	t.subject = d.text()
 	t.loginSession = d.optional()
-	t.clientID = d.text()
-	t.scopes = d.values()
-	t.audience = d.values()
 	if d.failed || len(d.rest) != 0 {
 		return ticket{}, ErrInvalidTicket
 	}
@@ -190,13 +186,4 @@ func (d *decoder) optional() *string {
 	}
 	d.failed = true
 	return nil
-}
-
-func (d *decoder) values() []string {
-	n := d.count()
-	var list []string
-	for i := 0; i < n && !d.failed; i++ {
-		list = append(list, d.text())
-	}
-	return list
 }

@@ -83,18 +83,27 @@ type SecretHash [sha256.Size]byte
 // server's side, in the user's session, never in a URL, and reads it back with
 // [ParseToken].
 //
-// Every way of printing a Token shows that there is one and nothing of it. The
-// zero Token is no token. Tokens are values: safe to copy and to use concurrently.
+// Printing a Token, alone or as a part of something else, by fmt, log/slog or
+// encoding/json, shows nothing of it. The zero Token is no token. Tokens are values:
+// safe to copy and to use concurrently.
 type Token struct {
 	id     ID
-	secret [secretSize]byte
+	secret *hidden
+}
+
+// hidden keeps the secret where fmt cannot print it: of what stands in an unexported
+// field of somebody else's struct it asks no method, but a function it cannot read.
+type hidden struct{ reveal func() [secretSize]byte }
+
+func hide(secret [secretSize]byte) *hidden {
+	return &hidden{func() [secretSize]byte { return secret }}
 }
 
 // newToken returns the token of the grant with this id.
 func newToken(id ID) Token {
-	t := Token{id: id}
-	_, _ = rand.Read(t.secret[:])
-	return t
+	var secret [secretSize]byte
+	_, _ = rand.Read(secret[:])
+	return Token{id: id, secret: hide(secret)}
 }
 
 // ParseToken reads the text that [Token.Reveal] returned. Anything else, down to
@@ -104,12 +113,12 @@ func ParseToken(text string) (Token, error) {
 	if len(text) != tokenLength || text[:len(tokenPrefix)] != tokenPrefix {
 		return Token{}, ErrMalformedToken
 	}
-	var raw [idSize + secretSize]byte
+	raw := make([]byte, idSize+secretSize)
 	// The decoder skips line breaks, which leaves the output short.
-	if n, err := tokenEncoding.Decode(raw[:], []byte(text[len(tokenPrefix):])); err != nil || n != len(raw) {
+	if n, err := tokenEncoding.Decode(raw, []byte(text[len(tokenPrefix):])); err != nil || n != len(raw) {
 		return Token{}, ErrMalformedToken
 	}
-	t := Token{id: ID(raw[:idSize]), secret: [secretSize]byte(raw[idSize:])}
+	t := Token{id: ID(raw[:idSize]), secret: hide([secretSize]byte(raw[idSize:]))}
 	if !t.valid() {
 		return Token{}, ErrMalformedToken
 	}
@@ -117,10 +126,15 @@ func ParseToken(text string) (Token, error) {
 }
 
 // valid reports whether the token can have been minted at all.
-func (t Token) valid() bool { return !t.id.IsZero() && t.secret != [secretSize]byte{} }
+func (t Token) valid() bool {
+	return !t.id.IsZero() && t.secret != nil && t.secret.reveal() != [secretSize]byte{}
+}
 
 // secretHash returns what a storage keeps of the secret.
-func (t Token) secretHash() SecretHash { return sha256.Sum256(t.secret[:]) }
+func (t Token) secretHash() SecretHash {
+	secret := t.secret.reveal()
+	return sha256.Sum256(secret[:])
+}
 
 // ID returns the name of the grant that the token belongs to. It is no secret.
 func (t Token) ID() ID { return t.id }
@@ -132,7 +146,8 @@ func (t Token) Reveal() string {
 		return ""
 	}
 	raw := make([]byte, 0, idSize+secretSize)
-	raw = append(append(raw, t.id[:]...), t.secret[:]...)
+	secret := t.secret.reveal()
+	raw = append(append(raw, t.id[:]...), secret[:]...)
 	return tokenPrefix + tokenEncoding.EncodeToString(raw)
 }
 
