@@ -475,25 +475,30 @@ func browserSignsOutElsewhere(v *visit) {
 	v.wantCount(1, 0, 1)
 }
 
-// A page is for one login: after another it is shown anew.
+// A page is for one login: after another, even of the same user, it is shown anew.
 func browserSignsInElsewhere(v *visit) {
 	a := v.asks("web", someScopes)
-	tab, other := v.profile.Tab(), v.profile.Tab()
-	other.Open(v.asks("web", someScopes).address)
-	other.Arrive(v.at("/oauth2/auth"))
-	v.comesToConsent(tab, a)
-	v.signsIn(other, "bob", users["bob"])
-	other.Arrive(v.at("/oauth2/auth"))
-
-	tab.Click(approveButton)
-	v.status(tab.Arrive(v.at("/consent")), http.StatusConflict)
-	v.sees(tab, "wants access")
-	if notice, who := tab.Text("[role=alert]"), tab.Text(".who"); !strings.Contains(notice, "Nothing was approved") || !strings.Contains(who, "bob") {
-		v.t.Errorf("the page is for %q and says %q", who, notice)
+	tab := v.profile.Tab()
+	others := map[string]*browser.Tab{"alice": v.profile.Tab(), "bob": v.profile.Tab()}
+	for _, other := range others { // while nobody is signed in
+		other.Open(v.at("/login"))
+		other.Arrive(v.at("/login"))
 	}
-	v.client.arrived(v.t, 0)
-	v.wantCount(0, 0, 0)
+	v.comesToConsent(tab, a)
 
+	for _, user := range []string{"alice", "bob"} {
+		v.signsIn(others[user], user, users[user])
+		others[user].Arrive(v.at("/login"))
+		v.sees(others[user], "You are signed in")
+		tab.Click(approveButton)
+		v.status(tab.Arrive(v.at("/consent")), http.StatusConflict)
+		v.sees(tab, "wants access")
+		if notice, who := tab.Text("[role=alert]"), tab.Text(".who"); !strings.Contains(notice, "Nothing was approved") || !strings.Contains(who, user) {
+			v.t.Errorf("the page is for %q and says %q", who, notice)
+		}
+		v.client.arrived(v.t, 0)
+		v.wantCount(0, 0, 0)
+	}
 	tab.Click(approveButton)
 	tab.Arrive(v.client.callback())
 	v.redeems(a, v.client.arrived(v.t, 1)[0], someScopes...)
@@ -560,7 +565,8 @@ func or(a, b string) string {
 	return b
 }
 
-// Nobody sees one of the server's pages through a hole in another (RFC 9700, Section 4.16).
+// Nobody sees one of the server's pages through a hole in another (RFC 9700, Section 4.16;
+// REQUIREMENTS 8).
 func browserFramesNothing(v *visit) {
 	a := v.asks("web", someScopes)
 	tab := v.profile.Tab()
