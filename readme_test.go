@@ -65,7 +65,11 @@ func newServer(store fositeconsent.GrantStorage, config *fosite.Config, fositeSt
 // README: authorize
 func (s *server) authorize(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	query := r.URL.RawQuery // before fosite merges a request object into r.Form
+	if err := r.ParseForm(); err != nil {
+		http.Error(w, "The request could not be read.", http.StatusBadRequest)
+		return
+	}
+	params := r.Form.Encode() // before fosite merges a request object into them
 	ar, err := s.provider.NewAuthorizeRequest(ctx, r)
 	if err != nil {
 		s.provider.WriteAuthorizeError(ctx, w, ar, err)
@@ -79,7 +83,7 @@ func (s *server) authorize(w http.ResponseWriter, r *http.Request) {
 			s.provider.WriteAuthorizeError(ctx, w, ar, err)
 			return
 		}
-		s.consentPage(w, prompt, query) // shows the prompt; its form carries prompt.Ticket and query
+		s.consentPage(w, prompt, params) // shows the prompt; its form carries prompt.Ticket and params
 		return
 	}
 	s.answer(ctx, w, ar, resp, err)
@@ -92,23 +96,20 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	// The request that the page was for, and nothing of the form besides it: the
 	// ticket knows whether it is the one that was shown.
-	original := &http.Request{Method: http.MethodGet, URL: &url.URL{RawQuery: r.PostFormValue("query")}}
+	params, ticket := r.PostFormValue("params"), r.PostFormValue("ticket")
+	original := &http.Request{Method: http.MethodGet, URL: &url.URL{RawQuery: params}}
 	ar, err := s.provider.NewAuthorizeRequest(ctx, original)
-	if err != nil {
+	decision := r.PostForm["decision"]
+	if err != nil || len(decision) != 1 {
 		http.Error(w, "This form was changed.", http.StatusBadRequest)
 		return
 	}
-	session, ticket := s.session(r), r.PostFormValue("ticket")
+	session := s.session(r)
 
-	switch r.PostFormValue("decision") {
-	case "deny":
-		if err = s.gate.Deny(ctx, ar, session, ticket); err == nil {
-			err = fosite.ErrAccessDenied
-		}
-		s.answer(ctx, w, ar, nil, err)
+	var resp fosite.AuthorizeResponder
+	switch decision[0] {
 	case "approve":
 		var token fositeconsent.Token
-		var resp fosite.AuthorizeResponder
 		token, err = s.gate.Mint(ctx, ar, session, ticket, fositeconsent.Decision{
 			Scopes:   r.PostForm["scope"], // what was ticked
 			Audience: ar.GetRequestedAudience(),
@@ -116,10 +117,19 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request) {
 		if err == nil {
 			resp, err = s.provider.NewAuthorizeResponse(fositeconsent.WithToken(ctx, token), ar, session)
 		}
-		s.answer(ctx, w, ar, resp, err)
+	case "deny":
+		if err = s.gate.Deny(ctx, ar, session, ticket); err == nil {
+			err = fosite.ErrAccessDenied
+		}
 	default:
 		http.Error(w, "This form was changed.", http.StatusBadRequest)
+		return
 	}
+	if fositeconsent.NeedsConsent(err) { // a double click, the back button, a changed form: ask again
+		http.Redirect(w, r, "/oauth2/auth?"+params, http.StatusSeeOther)
+		return
+	}
+	s.answer(ctx, w, ar, resp, err)
 }
 
 // README: end
@@ -138,9 +148,9 @@ func (s *server) session(*http.Request) *openid.DefaultSession {
 	return session
 }
 
-func (s *server) consentPage(w http.ResponseWriter, prompt *fositeconsent.Prompt, query string) {
+func (s *server) consentPage(w http.ResponseWriter, prompt *fositeconsent.Prompt, params string) {
 	w.Header().Set("Ticket", prompt.Ticket)
-	w.Header().Set("Query", query)
+	w.Header().Set("Params", params)
 }
 
 func TestReadmeServer(t *testing.T) {
@@ -155,37 +165,62 @@ func TestReadmeServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page := httptest.NewRecorder()
-	s.authorize(page, httptest.NewRequest(http.MethodGet, "/oauth2/auth?client_id=app&response_type=code&scope=photos+contacts&state=0123456789", nil))
-	if page.Header().Get("Ticket") == "" || len(fositeStore.AuthorizeCodes) != 0 {
-		t.Fatalf("there is no consent page: %d %s", page.Code, page.Body)
-	}
-	send := func(decision, query string) *url.URL {
-		form := url.Values{"query": {query}, "ticket": {page.Header().Get("Ticket")}, "decision": {decision}, "scope": {"photos"}}
-		r := httptest.NewRequest(http.MethodPost, "/consent", strings.NewReader(form.Encode()))
+	request := url.Values{"client_id": {"app"}, "response_type": {"code"}, "scope": {"photos contacts"}, "state": {"0123456789"}}
+	post := func(handler http.HandlerFunc, target string, form url.Values) *httptest.ResponseRecorder {
+		r := httptest.NewRequest(http.MethodPost, target, strings.NewReader(form.Encode()))
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 		w := httptest.NewRecorder()
-		s.decide(w, r)
-		location, err := w.Result().Location()
-		if err != nil {
-			t.Fatalf("%d %s", w.Code, w.Body)
+		handler(w, r)
+		return w
+	}
+	for name, ask := range map[string]func() *httptest.ResponseRecorder{
+		"by GET": func() *httptest.ResponseRecorder {
+			w := httptest.NewRecorder()
+			s.authorize(w, httptest.NewRequest(http.MethodGet, "/oauth2/auth?"+request.Encode(), nil))
+			return w
+		},
+		"by POST": func() *httptest.ResponseRecorder { return post(s.authorize, "/oauth2/auth", request) },
+	} {
+		before := len(fositeStore.AuthorizeCodes)
+		page := ask()
+		if page.Header().Get("Ticket") == "" || len(fositeStore.AuthorizeCodes) != before {
+			t.Fatalf("%s: there is no consent page: %d %s", name, page.Code, page.Body)
 		}
-		return location
-	}
-	query := page.Header().Get("Query")
-	if u := send("approve", strings.Replace(query, "photos+contacts", "photos", 1)); u.Query().Get("code") != "" || u.Query().Get("error") != "access_denied" {
-		t.Errorf("another request than the one shown leads to %s", u)
-	}
-	if u := send("approve", query); u.Query().Get("code") == "" || u.Query().Get("scope") != "photos" {
-		t.Errorf("an approval leads to %s", u)
-	}
-	for _, decision := range []string{"approve", "deny"} {
-		if u := send(decision, query); u.Query().Get("code") != "" || u.Query().Get("error") != "access_denied" {
-			t.Errorf("a second answer leads to %s", u)
+		params := page.Header().Get("Params")
+		send := func(params string, decision ...string) *httptest.ResponseRecorder {
+			return post(s.decide, "/consent", url.Values{"params": {params}, "ticket": {page.Header().Get("Ticket")}, "decision": decision, "scope": {"photos"}})
+		}
+		leads := func(w *httptest.ResponseRecorder) *url.URL {
+			location, err := w.Result().Location()
+			if err != nil {
+				t.Fatalf("%s: %d %s", name, w.Code, w.Body)
+			}
+			return location
+		}
+		for _, decision := range [][]string{nil, {""}, {"Approve"}, {"approve", "approve"}, {"approve", "deny"}} {
+			if w := send(params, decision...); w.Code != http.StatusBadRequest {
+				t.Errorf("%s: decision %q: %d", name, decision, w.Code)
+			}
+		}
+		if u := leads(send(strings.Replace(params, "photos+contacts", "photos", 1), "approve")); u.Path != "/oauth2/auth" {
+			t.Errorf("%s: another request than the one shown leads to %s", name, u)
+		}
+		if u := leads(send(params, "approve")); u.Query().Get("code") == "" || u.Query().Get("scope") != "photos" {
+			t.Errorf("%s: an approval leads to %s", name, u)
+		}
+		for _, decision := range []string{"approve", "deny"} {
+			if u := leads(send(params, decision)); u.Path != "/oauth2/auth" || u.Query().Encode() != request.Encode() {
+				t.Errorf("%s: a second answer leads to %s", name, u)
+			}
+		}
+		if len(fositeStore.AuthorizeCodes) != before+1 {
+			t.Errorf("%s: %d codes were issued", name, len(fositeStore.AuthorizeCodes)-before)
 		}
 	}
-	if len(fositeStore.AuthorizeCodes) != 1 {
-		t.Errorf("%d codes were issued", len(fositeStore.AuthorizeCodes))
+	page := post(s.authorize, "/oauth2/auth", request)
+	w := post(s.decide, "/consent", url.Values{"params": {page.Header().Get("Params")}, "ticket": {page.Header().Get("Ticket")}, "decision": {"deny"}})
+	if u, err := w.Result().Location(); err != nil || u.Query().Get("error") != "access_denied" || u.Query().Get("state") != "0123456789" {
+		t.Errorf("a denial leads to %s, %v", u, err)
 	}
 }
 
