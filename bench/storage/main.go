@@ -5,8 +5,8 @@
 //
 // For each variant of the table it mints and consumes pairs over some connections
 // and reads PostgreSQL's own counters: write-ahead log and heap-only updates. The
-// role must be a superuser that may create databases; one is made and dropped. The
-// variants take turns for some rounds, and the medians are printed as Markdown.
+// role must be a superuser; two databases are made and dropped. The variants take
+// turns for some rounds, each on a fresh copy, and the medians are printed as Markdown.
 package main
 
 import (
@@ -115,7 +115,8 @@ func (b *bench) run(ctx context.Context) (err error) {
 	return nil
 }
 
-// withDatabase runs all variants of one kind of key on one database.
+// withDatabase runs all variants of one kind of key, each on a copy of one database.
+// Its pages are full, so that what a variant inserts goes to pages of its own.
 func (b *bench) withDatabase(ctx context.Context, admin *pgx.Conn, random bool, results map[string][]result) (err error) {
 	name := fmt.Sprintf("consent_storage_%d", os.Getpid())
 	if _, err := admin.Exec(ctx, "CREATE DATABASE "+name); err != nil {
@@ -138,6 +139,9 @@ func (b *bench) withDatabase(ctx context.Context, admin *pgx.Conn, random bool, 
 	if err := pgstore.Migrate(ctx, pool, pgstore.Config{}); err != nil {
 		return err
 	}
+	if _, err := pool.Exec(ctx, "ALTER TABLE public.consent_grants SET (fillfactor = 100)"); err != nil {
+		return err
+	}
 	key := "(lpad(to_hex(i), 12, '0') || '70008000000000000000')::uuid" // in the order of the rows
 	if random {
 		key = "gen_random_uuid()"
@@ -147,17 +151,25 @@ func (b *bench) withDatabase(ctx context.Context, admin *pgx.Conn, random bool, 
 		SELECT `+key+`, sha256(int4send(i)), sha256(int4send(-i)), 'subject-' || i, 'client-' || i % 100, '{openid,offline_access,photos.read}', '{https://photos.example}',
 		       false, t, t + interval '5 minutes', t + interval '1 second', gen_random_uuid()
 		FROM generate_series(1, $1::int) AS i, LATERAL (SELECT now() - interval '23 hours' + i * interval '20 milliseconds') AS at (t)`, b.rows)
+	if err == nil {
+		_, err = pool.Exec(ctx, "VACUUM (ANALYZE) public.consent_grants")
+	}
 	pool.Close()
 	if err != nil {
 		return err
 	}
+	config.ConnConfig.Database = name + "_copy"
 	for range b.rounds {
 		for _, v := range variants {
 			if v.random != random {
 				continue
 			}
+			if _, err := admin.Exec(ctx, "CREATE DATABASE "+name+"_copy TEMPLATE "+name+" STRATEGY file_copy"); err != nil {
+				return err
+			}
 			r, err := b.measure(ctx, config, v)
-			if err != nil {
+			_, dropErr := admin.Exec(ctx, "DROP DATABASE "+name+"_copy WITH (FORCE)")
+			if err := errors.Join(err, dropErr); err != nil {
 				return fmt.Errorf("%s: %w", v.name, err)
 			}
 			fmt.Fprintf(os.Stderr, "%-70s %+v\n", v.name, r)
@@ -178,13 +190,11 @@ func (b *bench) measure(ctx context.Context, config *pgxpool.Config, v variant) 
 			pool.Close()
 		}
 	}()
-	for _, statement := range []string{
-		fmt.Sprintf("ALTER TABLE public.consent_grants SET (fillfactor = %d)", v.fillfactor),
-		"DROP INDEX IF EXISTS public.consent_grants_expires_at_idx",
-		v.index,
-		"VACUUM (ANALYZE) public.consent_grants",
-		"CHECKPOINT",
-	} {
+	statements := []string{fmt.Sprintf("ALTER TABLE public.consent_grants SET (fillfactor = %d)", v.fillfactor)}
+	if v.index != withIndex { // the copy has that one
+		statements = append(statements, "DROP INDEX public.consent_grants_expires_at_idx", v.index)
+	}
+	for _, statement := range append(statements, "CHECKPOINT") {
 		if _, err := pool.Exec(ctx, statement); err != nil {
 			return r, err
 		}
