@@ -44,7 +44,7 @@ import (
 // Time limits that no test comes near on a machine that works.
 const (
 	startTimeout = time.Minute
-	patience     = 20 * time.Second // of each single step
+	patience     = 40 * time.Second // of each single step
 )
 
 // Chromium is a running browser.
