@@ -1261,8 +1261,8 @@ func TestNewGateSaysWhatIsWrong(t *testing.T) {
 	// What the host does to its own slice later changes nothing.
 	unbound := []string{"vendor"}
 	h := newHost(t, func(_ *host, c *fositeconsent.Config) { c.UnboundParameters = unbound })
-	token := h.approve(params("nonce", "another nonce"), "peter")
 	unbound[0] = "nonce"
+	token := h.approve(params("nonce", "another nonce"), "peter")
 	if _, err := h.answer(params(), "peter", token); !errors.Is(err, fositeconsent.ErrBindingMismatch) {
 		t.Errorf("the host's slice is shared: %v", cause(err))
 	}

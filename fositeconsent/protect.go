@@ -128,7 +128,7 @@ type response struct {
 // was returned for, unchanged: the request says where the response goes.
 func (p *protected) WriteAuthorizeResponse(ctx context.Context, rw http.ResponseWriter, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) {
 	r, ok := resp.(*response)
-	if !ok || r == nil || r.pass.gate != p.gate || r.pass.requester != ar || p.gate.bind(r.pass.request) != r.pass.grant.Binding {
+	if !ok || r == nil || r.pass.requester != ar || p.gate.bind(r.pass.request) != r.pass.grant.Binding {
 		err := fmt.Errorf("%w: the response was made for another authorization request, or by another provider: write what NewAuthorizeResponse returned, with the request that it was given", ErrMisconfigured)
 		p.WriteAuthorizeError(ctx, rw, ar, asClientError(err, false))
 		return
