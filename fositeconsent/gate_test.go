@@ -779,7 +779,7 @@ func TestPassageIsForOneRequestOfOneProvider(t *testing.T) {
 	var inside context.Context
 	h.config.AuthorizeEndpointHandlers = append(h.config.AuthorizeEndpointHandlers, &meddler{
 		func(ctx context.Context, _ fosite.AuthorizeRequester, _ fosite.AuthorizeResponder) error {
-			inside = ctx
+			inside = ctx //nolint:fatcontext // of the one call below
 			return nil
 		},
 	})

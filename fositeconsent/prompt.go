@@ -222,7 +222,7 @@ func checkDecision(r request, scopes, audience []string) error {
 			return fmt.Errorf("%w: scope %q has a wildcard and would cover scopes that nobody saw: leave it out", ErrInvalidDecision, scope)
 		}
 		for _, special := range []string{"openid", "offline", "offline_access"} {
-			if scope != special && strings.ToLower(scope) == special { //nolint:staticcheck // as fosite compares
+			if scope != special && strings.ToLower(scope) == special { // as fosite compares
 				return fmt.Errorf("%w: fosite would take scope %q for %q: leave it out", ErrInvalidDecision, scope, special)
 			}
 		}

@@ -169,5 +169,5 @@ func checkLogin(r request, again bool, now time.Time) error {
 }
 
 // isOpenID reports whether fosite takes the scope for openid: it compares scopes
-// in lower case.
-func isOpenID(scope string) bool { return strings.ToLower(scope) == "openid" } //nolint:staticcheck // EqualFold folds more than fosite does, and less
+// in lower case, which is not what strings.EqualFold does.
+func isOpenID(scope string) bool { return strings.ToLower(scope) == "openid" }
