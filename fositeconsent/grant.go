@@ -106,6 +106,8 @@ type Presentation struct {
 //     sentinels, and above all never as success. Where this contract says "an
 //     error" without a name, it is such an error.
 //   - A call whose context is over before it begins changes nothing.
+//   - On a transaction of the host's under snapshot isolation the reasons are those
+//     of its snapshot; a conflict with another transaction is an error.
 //   - No error may hold the secret's hash or the binding.
 //   - Text is kept byte for byte, or the call is refused with an error; it is
 //     never altered. (PostgreSQL, for one, cannot keep NUL or malformed UTF-8.)

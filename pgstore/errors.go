@@ -29,7 +29,7 @@ func (s *Store) repeat(ctx context.Context, try func(DB) error) error {
 			return err
 		}
 		if pause > 0 {
-			timer := time.NewTimer(pause/2 + rand.N(pause))
+			timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // spreads retries, hides nothing
 			select {
 			case <-ctx.Done():
 				timer.Stop()

@@ -26,7 +26,7 @@ func chain(err error) []error {
 		return nil
 	}
 	all := []error{err}
-	switch e := err.(type) {
+	switch e := err.(type) { //nolint:errorlint // takes the chain apart
 	case interface{ Unwrap() error }:
 		all = append(all, chain(e.Unwrap())...)
 	case interface{ Unwrap() []error }:
