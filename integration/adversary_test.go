@@ -201,6 +201,12 @@ func (a *attacker) try(attack attack) {
 		return
 	}
 	a.issued++
+	if !slices.Equal(attack.body["decision"], []string{"approve"}) {
+		a.t.Errorf("%s: something was issued for the decision %q", attack.name, attack.body["decision"])
+	}
+	if slices.Contains(strings.Fields(a.shown.Get("scope")), "openid") && !slices.Contains(attack.body["scope"], "openid") {
+		a.t.Errorf("%s: something was issued without openid, which cannot be declined alone", attack.name)
+	}
 	approved := allOf(a.shown, "alice")
 	approved.scopes, approved.audience = strings.Join(attack.body["scope"], " "), strings.Join(attack.body["audience"], " ")
 	for shown, ticked := range map[string][]string{a.shown.Get("scope"): attack.body["scope"], strings.Join(a.shown["audience"], " "): attack.body["audience"]} {
