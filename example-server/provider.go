@@ -140,7 +140,7 @@ func logEvents(log *slog.Logger) func(context.Context, fositeconsent.Event) {
 		case "":
 		case "consent_required": // every flow begins so
 			level = slog.LevelDebug
-		case "storage", "misconfigured", "error", "response_failed":
+		case "storage", "misconfigured", "error", "response_failed", "panic":
 			level = slog.LevelError
 		default:
 			level = slog.LevelWarn

@@ -129,7 +129,7 @@ func mutations(params url.Values) []mutation {
 		}},
 		mutation{"scope", "without the last", func(v url.Values) {
 			words := strings.Fields(v.Get("scope"))
-			v["scope"] = []string{strings.Join(words[:len(words)-1], " ")}
+			v["scope"] = []string{strings.Join(words[:max(0, len(words)-1)], " ")}
 		}},
 		mutation{"everything", "of another request", func(v url.Values) {
 			for name := range v {
