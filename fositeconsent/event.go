@@ -61,6 +61,10 @@ func (e Event) LogValue() slog.Value {
 	if cause := rootReason(e.Err); cause != nil {
 		attrs = append(attrs, slog.String("error", cause.Error()))
 	}
+	// fosite's own errors say in the hint what went wrong, and in Error only a name.
+	if outer := (*fosite.RFC6749Error)(nil); e.Reason == "response_failed" && errors.As(e.Err, &outer) {
+		attrs = append(attrs, slog.String("hint", outer.Reason()), slog.String("debug", outer.Debug()))
+	}
 	if !e.GrantID.IsZero() {
 		attrs = append(attrs, slog.String("grant_id", e.GrantID.String()))
 	}

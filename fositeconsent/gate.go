@@ -160,7 +160,10 @@ type authorizeHandler struct{ gate *Gate }
 func (h *authorizeHandler) HandleAuthorizeEndpointRequest(ctx context.Context, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) error {
 	pass, _ := ctx.Value(passageKey{}).(*passage)
 	if pass == nil || pass.gate != h.gate || pass.requester != ar {
-		return asClientError(fmt.Errorf("%w: %w", ErrMisconfigured, errNotProtected), false)
+		return h.gate.observe(ctx, ActionConsume, func(_ context.Context, step *step) error {
+			step.request.AuthorizeRequester = ar
+			return asClientError(fmt.Errorf("%w: NewAuthorizeResponse was called on an unprotected provider: %w", ErrMisconfigured, errNotProtected), false)
+		})
 	}
 	grant, err := h.gate.consume(ctx, pass, resp)
 	if err != nil {

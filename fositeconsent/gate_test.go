@@ -558,7 +558,7 @@ func TestFailureOfALaterHandlerIsPassedOn(t *testing.T) {
 	if resp != nil || !errors.Is(err, fosite.ErrServerError) || fosite.ErrorToRFC6749Error(err).HintField != "disk full" || fositeconsent.NeedsConsent(err) {
 		t.Errorf("%v, %v", resp, err)
 	}
-	if e := h.event(); e.Reason != "response_failed" || e.GrantID.IsZero() || len(e.GrantedScopes) == 0 || !e.Consumed || !strings.Contains(e.LogValue().String(), "no space left") {
+	if e := h.event(); e.Reason != "response_failed" || e.GrantID.IsZero() || len(e.GrantedScopes) == 0 || !e.Consumed || !strings.Contains(e.LogValue().String(), "no space left") || !strings.Contains(e.LogValue().String(), "disk full") {
 		t.Errorf("the event is %+v and logs %s", e, e.LogValue())
 	}
 }
@@ -1086,7 +1086,7 @@ func TestProtectFindsAGateThatIsNotFirst(t *testing.T) {
 	}{
 		"left out":          {one, fresh().compose(compose.OAuth2AuthorizeExplicitFactory), "not among the provider's authorize handlers: pass gate.Factory as the first factory"},
 		"no handlers":       {one, fresh().compose(), "not among"},
-		"last":              {one, fresh().compose(compose.OAuth2AuthorizeExplicitFactory, one.Factory), "1 authorize handlers come before the gate"},
+		"last":              {one, fresh().compose(compose.OAuth2AuthorizeExplicitFactory, one.Factory), "the gate is number 2 of the authorize handlers"},
 		"another gate":      {one, fresh().compose(two.Factory, compose.OAuth2AuthorizeExplicitFactory), "another gate"},
 		"two gates":         {two, fresh().compose(one.Factory, two.Factory, compose.OAuth2AuthorizeExplicitFactory), "another gate"},
 		"nil":               {one, nil, "<nil>"},
@@ -1151,6 +1151,9 @@ func TestProviderThatIsNotProtectedIssuesNothing(t *testing.T) {
 	}
 	if h.grants.consumed.Load() != 0 {
 		t.Error("the grant was spent")
+	}
+	if e := h.event(); e.Action != fositeconsent.ActionConsume || e.Reason != "misconfigured" || e.ClientID != "app" {
+		t.Errorf("the event is %+v", e)
 	}
 	resp, err = h.provider.NewAuthorizeResponse(t.Context(), nil, h.login("peter"))
 	h.refused(resp, err, fositeconsent.ErrInvalidRequest)

@@ -48,7 +48,9 @@ func (s *step) end(ctx context.Context, err error) {
 		event.Reason = "response_failed"
 	}
 	if s.request.AuthorizeRequester != nil {
-		event.ClientID = s.request.GetClient().GetID()
+		if client := s.request.GetClient(); !isNil(client) {
+			event.ClientID = client.GetID()
+		}
 		event.RequestedScopes = s.request.GetRequestedScopes()
 	}
 	if s.grant != nil {

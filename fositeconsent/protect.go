@@ -68,7 +68,7 @@ func (g *Gate) checkOrder(ctx context.Context, f *fosite.Fosite) error {
 	case -1:
 		return fmt.Errorf("%w: the gate is not among the provider's authorize handlers: %w", ErrMisconfigured, errNotProtected)
 	}
-	return fmt.Errorf("%w: %d authorize handlers come before the gate and would issue without consent: %w", ErrMisconfigured, position, errNotProtected)
+	return fmt.Errorf("%w: the gate is number %d of the authorize handlers, and those before it would issue without consent: %w", ErrMisconfigured, position+1, errNotProtected)
 }
 
 // protected is a provider that answers no authorization request past the gate.
