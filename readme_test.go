@@ -3,11 +3,15 @@ package readme
 
 import (
 	"context"
+	"html"
+	"html/template"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +22,7 @@ import (
 	"github.com/ory/fosite/storage"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
-	"github.com/fosite-consent/fosite-consent/fositeconsent/consenttest"
+	"github.com/fosite-consent/fosite-consent/integration/pgtest"
 	"github.com/fosite-consent/fosite-consent/pgstore"
 )
 
@@ -36,15 +40,21 @@ func openStore(ctx context.Context, pool *pgxpool.Pool) (*pgstore.Store, error) 
 		return nil, err
 	}
 	store, err := pgstore.New(pool, pgstore.Config{})
+	if err != nil {
+		return nil, err
+	}
 	// README: end
-	return store, err
+	return store, nil
 }
-
-var _ = openStore
 
 func newServer(store fositeconsent.GrantStorage, config *fosite.Config, fositeStore, strategy any) (*server, error) {
 	// README: construct
-	gate, err := fositeconsent.NewGate(store, fositeconsent.Config{Issuer: issuer})
+	gate, err := fositeconsent.NewGate(store, fositeconsent.Config{
+		Issuer: issuer,
+		OnEvent: func(ctx context.Context, e fositeconsent.Event) {
+			slog.InfoContext(ctx, "consent", "gate", e) // who, which client, what, and why not
+		},
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -132,8 +142,6 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request) {
 	s.answer(ctx, w, ar, resp, err)
 }
 
-// README: end
-
 func (s *server) answer(ctx context.Context, w http.ResponseWriter, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder, err error) {
 	if err != nil {
 		s.provider.WriteAuthorizeError(ctx, w, ar, err)
@@ -142,16 +150,47 @@ func (s *server) answer(ctx context.Context, w http.ResponseWriter, ar fosite.Au
 	s.provider.WriteAuthorizeResponse(ctx, w, ar, resp)
 }
 
+// README: end
+
 func (s *server) session(*http.Request) *openid.DefaultSession {
 	session := openid.NewDefaultSession()
 	session.Subject = "peter"
 	return session
 }
 
+var consentTemplate = template.Must(template.New("consent").Parse(
+	// README: page
+	`<form method="post" action="/consent">
+  <input type="hidden" name="ticket" value="{{.Prompt.Ticket}}">
+  <input type="hidden" name="params" value="{{.Params}}">
+  {{range .Prompt.RequiredScopes}}<input type="hidden" name="scope" value="{{.}}">{{end}}
+  {{range .Optional}}<label><input type="checkbox" name="scope" value="{{.}}" checked> {{.}}</label>{{end}}
+  <button name="decision" value="approve">Allow</button>
+  <button name="decision" value="deny">Deny</button>
+</form>`,
+	// README: end
+))
+
 func (s *server) consentPage(w http.ResponseWriter, prompt *fositeconsent.Prompt, params string) {
-	w.Header().Set("Ticket", prompt.Ticket)
-	w.Header().Set("Params", params)
+	var optional []string
+	for _, scope := range prompt.Scopes {
+		if !slices.Contains(prompt.RequiredScopes, scope) {
+			optional = append(optional, scope)
+		}
+	}
+	_ = consentTemplate.Execute(w, map[string]any{"Prompt": prompt, "Params": params, "Optional": optional})
 }
+
+// field is the value of a hidden field of the page.
+func field(page *httptest.ResponseRecorder, name string) string {
+	match := regexp.MustCompile(`name="` + name + `" value="(.*?)"`).FindStringSubmatch(page.Body.String())
+	if match == nil {
+		return ""
+	}
+	return html.UnescapeString(match[1])
+}
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
 
 func TestReadmeServer(t *testing.T) {
 	t.Parallel()
@@ -161,7 +200,11 @@ func TestReadmeServer(t *testing.T) {
 		ID: "app", Public: true, RedirectURIs: []string{"https://app.example/cb"}, ResponseTypes: []string{"code"},
 		GrantTypes: []string{"authorization_code"}, Scopes: []string{"photos", "contacts"},
 	}
-	s, err := newServer(consenttest.NewStorage(nil), config, fositeStore, compose.NewOAuth2HMACStrategy(config))
+	store, err := openStore(t.Context(), pgtest.Pool(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := newServer(store, config, fositeStore, compose.NewOAuth2HMACStrategy(config))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,12 +226,12 @@ func TestReadmeServer(t *testing.T) {
 	} {
 		before := len(fositeStore.AuthorizeCodes)
 		page := ask()
-		if page.Header().Get("Ticket") == "" || len(fositeStore.AuthorizeCodes) != before {
+		if field(page, "ticket") == "" || len(fositeStore.AuthorizeCodes) != before {
 			t.Fatalf("%s: there is no consent page: %d %s", name, page.Code, page.Body)
 		}
-		params := page.Header().Get("Params")
+		params := field(page, "params")
 		send := func(params string, decision ...string) *httptest.ResponseRecorder {
-			return post(s.decide, "/consent", url.Values{"params": {params}, "ticket": {page.Header().Get("Ticket")}, "decision": decision, "scope": {"photos"}})
+			return post(s.decide, "/consent", url.Values{"params": {params}, "ticket": {field(page, "ticket")}, "decision": decision, "scope": {"photos"}})
 		}
 		leads := func(w *httptest.ResponseRecorder) *url.URL {
 			location, err := w.Result().Location()
@@ -218,7 +261,7 @@ func TestReadmeServer(t *testing.T) {
 		}
 	}
 	page := post(s.authorize, "/oauth2/auth", request)
-	w := post(s.decide, "/consent", url.Values{"params": {page.Header().Get("Params")}, "ticket": {page.Header().Get("Ticket")}, "decision": {"deny"}})
+	w := post(s.decide, "/consent", url.Values{"params": {field(page, "params")}, "ticket": {field(page, "ticket")}, "decision": {"deny"}})
 	if u, err := w.Result().Location(); err != nil || u.Query().Get("error") != "access_denied" || u.Query().Get("state") != "0123456789" {
 		t.Errorf("a denial leads to %s, %v", u, err)
 	}
@@ -236,13 +279,18 @@ func TestReadmeShowsThisCode(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := regexp.MustCompile(`(?s)\n(\t*)// README: \w+\n(.*?)\n\t*// README: end\n`).FindAllStringSubmatch(string(source), -1)
-	if len(parts) != 4 {
+	if len(parts) != 5 {
 		t.Fatalf("%d marked parts", len(parts))
 	}
 	shown := strings.Count(string(readme), "```go\n")
 	for _, part := range parts {
 		code := strings.TrimSpace(regexp.MustCompile(`(?m)^`+part[1]).ReplaceAllString(part[2], ""))
-		if !strings.Contains(string(readme), "```go\n"+code+"\n```") {
+		block := "```go\n" + code + "\n```"
+		if page, isPage := strings.CutPrefix(code, "`"); isPage {
+			block = "```html\n" + strings.TrimSuffix(page, "`,") + "\n```"
+			shown++
+		}
+		if !strings.Contains(string(readme), block) {
 			t.Errorf("README.md does not show:\n%s", code)
 		}
 	}

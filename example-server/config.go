@@ -52,9 +52,10 @@ func parseConfig(args []string, getenv func(string) string, output io.Writer) (c
 	fs.StringVar(&c.databaseURL, "database-url", "", "PostgreSQL connection `URL`; better set in the environment, where other users of\n"+
 		"this machine cannot read its password (default: start a private PostgreSQL)")
 	fs.StringVar(&c.clientsFile, "clients", "", "`file` with the clients: a JSON array of objects with the names of RFC 7591 and\n"+
-		"client_id and client_secret; needs -users (default: two demo clients)")
-	fs.StringVar(&c.usersFile, "users", "", "`file` with the users: a JSON object of user name to bcrypt hash; needs -clients\n"+
-		"(default: a demo user)")
+		"client_id and client_secret; needs -users; example-server/samples has one\n"+
+		"(default: two demo clients)")
+	fs.StringVar(&c.usersFile, "users", "", "`file` with the users: a JSON object of user name to bcrypt hash; needs -clients;\n"+
+		"example-server/samples has one (default: a demo user)")
 	fs.DurationVar(&c.grantLifespan, "grant-lifespan", time.Minute, "longest `time` between an approval and the response it leads to")
 	fs.DurationVar(&c.requestTimeout, "request-timeout", 10*time.Second, "longest `time` that one HTTP request may take, the database included")
 	fs.BoolVar(&c.pkcePlain, "pkce-plain", false, "also accept the PKCE method plain, for old clients: whoever reads the\n"+

@@ -108,3 +108,21 @@ func TestRunEndsWithTwoForWrongFlagsAndFiles(t *testing.T) {
 		t.Errorf("-h: code %d", code)
 	}
 }
+
+func TestSampleFilesCanBeUsedAsTheyAre(t *testing.T) {
+	t.Parallel()
+	clients, err := readClients("samples/clients.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	accounts, err := readUsers("samples/users.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(clients) != 2 || clients[0].IsPublic() || !clients[1].IsPublic() {
+		t.Errorf("expected a confidential and a public client, got %d", len(clients))
+	}
+	if ok, err := accounts.authenticate(t.Context(), "alice", "correct horse battery staple"); err != nil || !ok {
+		t.Errorf("alice cannot sign in with the password of samples/README.md: %v", err)
+	}
+}

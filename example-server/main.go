@@ -102,7 +102,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	// First of all, since it is what fails when another process has the port.
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", config.listen)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: choose another address with -listen, 127.0.0.1:0 for any free port", err)
 	}
 	defer func() { _ = listener.Close() }() // the HTTP server closes it first, if it is ever started
 	issuer := config.issuer
