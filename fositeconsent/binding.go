@@ -172,5 +172,7 @@ func (e *encoder) values(list []string) {
 
 // set forgets order and repetition.
 func (e *encoder) set(list []string) {
-	e.values(slices.Compact(slices.Sorted(slices.Values(list))))
+	sorted := slices.Clone(list)
+	slices.Sort(sorted)
+	e.values(slices.Compact(sorted))
 }

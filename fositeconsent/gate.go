@@ -217,20 +217,23 @@ func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.Authorize
 	for _, audience := range grant.Audience {
 		ar.GrantAudience(audience)
 	}
-	if len(grant.Data) > 0 {
-		if g.config.ApplyData == nil {
-			return nil, errNoApplyData
-		}
-		if err := g.config.ApplyData(ctx, ar, grant.Data); err != nil {
-			return nil, fmt.Errorf("fositeconsent: Config.ApplyData: %w", err)
-		}
+	if len(grant.Data) == 0 {
+		return grant, nil
+	}
+	if g.config.ApplyData == nil {
+		return nil, errNoApplyData
+	}
+	if err := g.config.ApplyData(ctx, ar, grant.Data); err != nil {
+		return nil, fmt.Errorf("fositeconsent: Config.ApplyData: %w", err)
 	}
 	return grant, g.checkGranted(ctx, r, grant)
 }
 
 var errNoApplyData = fmt.Errorf("%w: the decision carries data and Config.ApplyData is not set", ErrMisconfigured)
 
-// checkGranted holds what will be issued, and to whom, against what was decided.
+// checkGranted holds what will be issued, and to whom, against what was decided:
+// after the host's hook, so that nothing is made of what it changed, and when all
+// handlers have run.
 func (g *Gate) checkGranted(ctx context.Context, r request, grant *Grant) error {
 	if !sameSet(r.GetGrantedScopes(), grant.Scopes) || !sameSet(r.GetGrantedAudience(), grant.Audience) {
 		return fmt.Errorf("%w: the granted scopes or audience were changed after the gate had set them to what the resource owner approved", ErrMisconfigured)
