@@ -145,6 +145,15 @@ func (s *server) answerable(ctx context.Context, ar fosite.AuthorizeRequester) e
 	if ar.GetResponseMode() == fosite.ResponseModeQuery && !types.ExactOne("code") {
 		return fosite.ErrUnsupportedResponseMode.WithHint("Tokens are not sent in a query: use response_mode fragment or form_post.")
 	}
+	if u := ar.GetRedirectURI(); ar.GetResponseMode() == fosite.ResponseModeFormPost && u.Scheme != "https" && u.Scheme != "http" {
+		if request, ok := ar.(*fosite.AuthorizeRequest); ok {
+			request.ResponseMode = fosite.ResponseModeQuery // for the error
+		}
+		return fosite.ErrUnsupportedResponseMode.WithHint("A form can only be posted to an https or http address.")
+	}
+	if (form.Has("request") || form.Has("request_uri")) && !ar.GetRequestedScopes().Has("openid") {
+		return fosite.ErrInvalidRequestObject.WithHint("A request object is read only with the scope openid.")
+	}
 	if types.Has("code") {
 		method := form.Get("code_challenge_method")
 		switch challenge := form.Get("code_challenge"); {

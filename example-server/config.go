@@ -118,6 +118,8 @@ func (c config) check() error {
 	switch {
 	case (c.clientsFile == "") != (c.usersFile == ""):
 		return errors.New("-clients and -users go together: give both, or neither for the demo")
+	case c.demo() && c.issuer != "" && !isLoopback(hostname(c.issuer)):
+		return fmt.Errorf("-issuer %s is not this machine alone, and the demo shows its password to everybody: give -clients and -users", c.issuer)
 	case c.grantLifespan < fositeconsent.MinGrantLifespan || c.grantLifespan > fositeconsent.MaxPromptLifespan:
 		return fmt.Errorf("-grant-lifespan %v: expected %v to %v", c.grantLifespan, fositeconsent.MinGrantLifespan, fositeconsent.MaxPromptLifespan)
 	case c.requestTimeout < 10*time.Millisecond:

@@ -26,6 +26,9 @@ const (
 	decisionDeny    = "deny"
 )
 
+// maxValues is more than a page has checkboxes.
+const maxValues = 256
+
 // consentPage is what consent.html shows.
 type consentPage struct {
 	page
@@ -212,6 +215,9 @@ func parseDecision(form url.Values) (decision, error) {
 	for name, values := range form {
 		switch name {
 		case fieldScope, fieldAudience:
+			if len(values) > maxValues {
+				return d, fmt.Errorf("there are too many values of %q", name)
+			}
 			if len(unique(values)) != len(values) {
 				return d, fmt.Errorf("a value of %q is there twice", name)
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -36,7 +37,8 @@ const schemaLock = 6033841820947721403
 func openDatabase(ctx context.Context, url string, withDemo bool) (*pgxpool.Pool, *keys, error) {
 	poolConfig, err := pgxpool.ParseConfig(url)
 	if err != nil {
-		return nil, nil, fmt.Errorf("database URL: %w", err) // pgx leaves the password out
+		// Not the error itself: it quotes the text, and with it some passwords.
+		return nil, nil, errors.New("the database URL cannot be read: expected postgres://user:password@host:port/database")
 	}
 	if poolConfig.ConnConfig.ConnectTimeout == 0 {
 		poolConfig.ConnConfig.ConnectTimeout = 5 * time.Second
@@ -51,6 +53,16 @@ func openDatabase(ctx context.Context, url string, withDemo bool) (*pgxpool.Pool
 		return nil, nil, fmt.Errorf("database: %w", err)
 	}
 	return pool, k, nil
+}
+
+// checkTables reports what keeps the server from working: the database, or one of
+// its tables.
+func checkTables(ctx context.Context, pool *pgxpool.Pool, store *pgstore.Store) error {
+	if err := store.CheckSchema(ctx); err != nil {
+		return err
+	}
+	_, err := pool.Exec(ctx, "SELECT token, data, expiry, name, value FROM sessions, example_server_keys LIMIT 0")
+	return err
 }
 
 func prepareDatabase(ctx context.Context, pool *pgxpool.Pool, withDemo bool) (k *keys, err error) {

@@ -31,6 +31,7 @@ const (
 	sessionUsername    = "username"
 	sessionLoginID     = "login_id"
 	sessionAuthTime    = "auth_time"    // microseconds
+	sessionCredential  = "credential"   // users.credential when the password was checked
 	sessionFreshLogins = "fresh_logins" // JSON of []freshLogin
 )
 
@@ -61,7 +62,8 @@ func (s *server) readLogin(ctx context.Context) *login {
 		sessionID: s.sessions.GetString(ctx, sessionLoginID),
 		at:        time.UnixMicro(s.sessions.GetInt64(ctx, sessionAuthTime)).UTC(),
 	}
-	if l.username == "" || l.sessionID == "" || !s.users.has(l.username) {
+	credential := s.users.credential(l.username)
+	if l.username == "" || l.sessionID == "" || credential == "" || s.sessions.GetString(ctx, sessionCredential) != credential {
 		return nil
 	}
 	return l
@@ -284,6 +286,7 @@ func (s *server) postLogin(w http.ResponseWriter, r *http.Request) {
 		now = seen
 	}
 	s.sessions.Put(ctx, sessionUsername, username)
+	s.sessions.Put(ctx, sessionCredential, s.users.credential(username))
 	s.sessions.Put(ctx, sessionLoginID, rand.Text())
 	s.sessions.Put(ctx, sessionAuthTime, now.UnixMicro())
 	s.sessions.SetDeadline(ctx, time.Now().Add(loginLifetime))

@@ -11,7 +11,7 @@
 // Consent grants, browser sessions and keys are in PostgreSQL, so that several
 // processes on one database accept each other's pages and logins. Codes and tokens
 // are still in fosite's in-memory storage: a code has to be redeemed at the process
-// that issued it, and a restart ends all tokens.
+// that issued it, and a restart ends all tokens; until then none is removed.
 //
 // Without a database URL, a private PostgreSQL is started on a temporary directory,
 // which is removed when the server stops.
@@ -48,7 +48,7 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
 	stop()
@@ -149,7 +149,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	s := &server{
 		config: config, issuer: issuer, log: log, keys: keys, users: accounts,
 		sessions: newSessions(sessionStore{pool}, "session", isHTTPS(issuer)),
-		ready:    store.CheckSchema,
+		ready:    func(ctx context.Context) error { return checkTables(ctx, pool, store) },
 	}
 	onEvent := logEvents(log)
 	if config.demo() {

@@ -21,12 +21,26 @@ func (s *server) newTokenSession() *openid.DefaultSession {
 	}
 }
 
+// maxTokenRequest bounds the body of a token request, in bytes.
+const maxTokenRequest = 16 << 10
+
+// addChallenge adds what a response with status 401 has to have (RFC 9110, Section
+// 11.6.1; RFC 6749, Section 5.2).
+func addChallenge(w http.ResponseWriter, err error) {
+	if fosite.ErrorToRFC6749Error(err).CodeField == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Basic")
+	}
+}
+
 // token is the token endpoint (RFC 6749, Section 3.2).
 func (s *server) token(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
+	// What fosite's in-memory storage keeps of a request keeps all of its body.
+	r.Body = http.MaxBytesReader(w, r.Body, maxTokenRequest)
 	request, err := s.provider.NewAccessRequest(ctx, r, s.newTokenSession())
 	if err != nil {
 		s.logTokenError(r, request, err)
+		addChallenge(w, err)
 		s.provider.WriteAccessError(ctx, w, request, err)
 		return
 	}
@@ -65,6 +79,7 @@ func (s *server) introspect(w http.ResponseWriter, r *http.Request) {
 		if !errors.Is(err, fosite.ErrInactiveToken) { // which is an answer
 			s.logOAuthError(ctx, "introspection refused", "", err)
 		}
+		addChallenge(w, err)
 		s.provider.WriteIntrospectionError(ctx, w, err)
 		return
 	}
@@ -77,6 +92,7 @@ func (s *server) revoke(w http.ResponseWriter, r *http.Request) {
 	err := s.provider.NewRevocationRequest(ctx, r)
 	if err != nil {
 		s.logOAuthError(ctx, "revocation refused", "", err)
+		addChallenge(w, err)
 	}
 	s.provider.WriteRevocationResponse(ctx, w, err)
 }
@@ -102,6 +118,11 @@ func (s *server) userinfo(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	subject := request.GetSession().GetSubject()
+	if subject == "" { // a client's own token
+		w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope"`)
+		writeJSON(w, http.StatusForbidden, map[string]string{"error": "insufficient_scope"})
+		return
+	}
 	claims := map[string]string{"sub": subject}
 	if slices.Contains(request.GetGrantedScopes(), "profile") {
 		claims["preferred_username"] = subject

@@ -49,7 +49,7 @@ type sessionStore struct{ pool *pgxpool.Pool }
 var _ scs.CtxStore = sessionStore{}
 
 func (s sessionStore) FindCtx(ctx context.Context, token string) (data []byte, found bool, err error) {
-	err = s.pool.QueryRow(ctx, "SELECT data FROM sessions WHERE token = $1 AND expiry > statement_timestamp()", token).Scan(&data)
+	err = s.pool.QueryRow(ctx, "SELECT data FROM sessions WHERE token = $1 AND expiry > statement_timestamp() AND data <> ''", token).Scan(&data)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, false, nil
 	}
@@ -57,13 +57,16 @@ func (s sessionStore) FindCtx(ctx context.Context, token string) (data []byte, f
 }
 
 func (s sessionStore) CommitCtx(ctx context.Context, token string, data []byte, expiry time.Time) error {
-	_, err := s.pool.Exec(ctx, `INSERT INTO sessions (token, data, expiry) VALUES ($1, $2, $3)
-		ON CONFLICT (token) DO UPDATE SET data = excluded.data, expiry = excluded.expiry`, token, data, expiry)
+	tag, err := s.pool.Exec(ctx, `INSERT INTO sessions (token, data, expiry) VALUES ($1, $2, $3)
+		ON CONFLICT (token) DO UPDATE SET data = excluded.data, expiry = excluded.expiry WHERE sessions.data <> ''`, token, data, expiry)
+	if err == nil && tag.RowsAffected() == 0 {
+		err = errors.New("the session was ended meanwhile")
+	}
 	return err
 }
 
 func (s sessionStore) DeleteCtx(ctx context.Context, token string) error {
-	_, err := s.pool.Exec(ctx, "DELETE FROM sessions WHERE token = $1", token)
+	_, err := s.pool.Exec(ctx, "UPDATE sessions SET data = '' WHERE token = $1", token)
 	return err
 }
 

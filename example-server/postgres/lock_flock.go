@@ -27,7 +27,7 @@ type fileLock struct{ file *os.File }
 
 // lockFile takes the lock or returns errLocked at once.
 func lockFile(path string) (*fileLock, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +83,14 @@ func endOrphan(ctx context.Context, dir string) error {
 func removeAbandoned() {
 	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), temporaryPrefix+"*")) // the pattern is well-formed
 	for _, dir := range dirs {
+		// Anybody can make such a name in /tmp: only a folder of this user's is touched.
+		self, err := os.Lstat(dir)
+		if err != nil || !self.IsDir() || self.Mode().Perm()&0o022 != 0 {
+			continue
+		}
+		if owner, ok := self.Sys().(*syscall.Stat_t); !ok || int(owner.Uid) != os.Geteuid() {
+			continue
+		}
 		// A directory that is only just being made has no lock yet, or one nobody
 		// has got to take.
 		info, err := os.Lstat(filepath.Join(dir, ownerLockName))
