@@ -457,11 +457,11 @@ func TestHostThatLeavesTheGateOutDoesNotStart(t *testing.T) {
 		"last": {func() (fosite.OAuth2Provider, error) {
 			gate := newGate()
 			return gate.Protect(composeWith(newFositeConfig(), newMemory(), append(slices.Clone(issuing), gate.Factory)...))
-		}, "come before the gate"},
+		}, "those before it would issue without consent"},
 		"second": {func() (fosite.OAuth2Provider, error) {
 			gate := newGate()
 			return gate.Protect(composeWith(newFositeConfig(), newMemory(), append([]compose.Factory{issuing[0], gate.Factory}, issuing[1:]...)...))
-		}, "come before the gate"},
+		}, "those before it would issue without consent"},
 		"another gate": {func() (fosite.OAuth2Provider, error) {
 			return newGate().Protect(composeWith(newFositeConfig(), newMemory(), append([]compose.Factory{newGate().Factory}, issuing...)...))
 		}, "another gate"},
@@ -470,7 +470,7 @@ func TestHostThatLeavesTheGateOutDoesNotStart(t *testing.T) {
 			composeWith(config, newMemory(), issuing...)
 			gate := newGate()
 			return gate.Protect(composeWith(config, newMemory(), append([]compose.Factory{gate.Factory}, issuing...)...))
-		}, "come before the gate"},
+		}, "those before it would issue without consent"},
 		"one gate for two providers": {func() (fosite.OAuth2Provider, error) {
 			gate := newGate()
 			factories := append([]compose.Factory{gate.Factory}, issuing...)
