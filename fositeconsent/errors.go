@@ -23,7 +23,8 @@ var (
 	// ErrInvalidDecision: the decision grants what was not requested or what
 	// cannot be granted alone. What exactly stands in the error's text.
 	ErrInvalidDecision = errors.New("fositeconsent: invalid decision")
-	// ErrLoginRequired: the session has no subject, or max_age is exceeded.
+	// ErrLoginRequired: the session has no subject, max_age is exceeded, or
+	// prompt=login was not obeyed.
 	ErrLoginRequired = errors.New("fositeconsent: the resource owner must sign in")
 	// ErrInvalidRequest: the authorization request cannot be decided on.
 	ErrInvalidRequest = errors.New("fositeconsent: invalid authorization request")

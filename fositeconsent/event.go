@@ -21,8 +21,10 @@ const (
 
 // Event says what the gate decided, and why. Exactly one is sent for each call of
 // [Gate.Prompt], [Gate.Mint] and [Gate.Deny] and for each authorization response
-// that was asked for. It holds no secret: no token, no ticket, no binding and no
-// value of the request besides the ones named here. It logs itself with log/slog.
+// that was asked for; and one more for a response that was refused when it was to be
+// written, for another request than its own. It holds no secret of this package: no
+// token, no ticket, no binding. It logs itself with log/slog, and with it, where a
+// handler after the gate failed, what that handler and its storage say.
 type Event struct {
 	Action Action
 	// Reason is "" if the action succeeded, and else one of a fixed set of labels,

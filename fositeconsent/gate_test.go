@@ -463,6 +463,46 @@ func TestDecisionBeyondTheRequestIsRefusedAsAWhole(t *testing.T) {
 	}
 }
 
+// Long lists are compared in another way than short ones.
+func TestLongDecisions(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	var scopes []string
+	for i := range 40 {
+		scopes = append(scopes, fmt.Sprintf("scope%d", i))
+	}
+	registered := h.store.Clients["app"].(*client)
+	registered.Scopes = scopes
+	form := params("scope", strings.Join(scopes, " "))
+	for position := range scopes {
+		wrong := slices.Clone(scopes)
+		wrong[position] = "contacts"
+		p := h.prompt(form, "peter")
+		if _, err := h.gate.Mint(t.Context(), h.parse(form), h.login("peter"), p.Ticket, fositeconsent.Decision{Scopes: wrong}); !errors.Is(err, fositeconsent.ErrInvalidDecision) {
+			t.Errorf("a scope that was not requested in place %d: %v", position, cause(err))
+		}
+	}
+	p := h.prompt(form, "peter")
+	token, err := h.gate.Mint(t.Context(), h.parse(form), h.login("peter"), p.Ticket, fositeconsent.Decision{Scopes: scopes[:39]})
+	if err != nil {
+		t.Fatal(cause(err))
+	}
+	ar := h.parse(form)
+	if _, err := h.respond(ar, h.login("peter"), token); err != nil || !equalSets(ar.GetGrantedScopes(), scopes[:39]) {
+		t.Errorf("granted %v: %v", ar.GetGrantedScopes(), cause(err))
+	}
+	more := h.approve(form, "peter")
+	h.config.AuthorizeEndpointHandlers = append(h.config.AuthorizeEndpointHandlers, &meddler{
+		func(_ context.Context, ar fosite.AuthorizeRequester, _ fosite.AuthorizeResponder) error {
+			ar.GrantScope("contacts")
+			return nil
+		},
+	})
+	if resp, err := h.answer(form, "peter", more); resp != nil || !errors.Is(err, fositeconsent.ErrMisconfigured) {
+		t.Errorf("one more than was decided: %v", cause(err))
+	}
+}
+
 func TestWhatTheHostGrantedBeforehandIsRefusedNotDropped(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -754,6 +794,9 @@ func TestResponseIsWrittenForItsOwnRequestAlone(t *testing.T) {
 	_, resp := issue()
 	if u := write(other, resp); u.Query().Has("code") || u.Query().Get("error") != "misconfiguration" {
 		t.Errorf("for another request: %s", u)
+	}
+	if e := h.event(); e.Reason != "misconfigured" || e.Consumed || e.Action != fositeconsent.ActionConsume {
+		t.Errorf("the event is %+v", e)
 	}
 	changed, resp := issue()
 	changed.(*fosite.AuthorizeRequest).RedirectURI, _ = url.Parse("https://app.example/other")

@@ -53,8 +53,8 @@ const MaxDataSize = 64 << 10
 // subject. Nothing is stored: a page that nobody answers leaves no trace.
 //
 // The errors are fosite's, to be written to the client: login_required if the
-// session has no subject or max_age is exceeded, consent_required if the client
-// sent prompt=none, invalid_request, or a server error.
+// session has no subject or its login is not what max_age or prompt=login ask for,
+// consent_required if the client sent prompt=none, invalid_request, or a server error.
 func (g *Gate) Prompt(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (prompt *Prompt, err error) {
 	err = g.observe(ctx, ActionPrompt, func(ctx context.Context, step *step) (err error) {
 		prompt, err = g.prompt(ctx, step, ar, session)

@@ -129,8 +129,11 @@ type response struct {
 func (p *protected) WriteAuthorizeResponse(ctx context.Context, rw http.ResponseWriter, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) {
 	r, ok := resp.(*response)
 	if !ok || r == nil || r.pass.requester != ar || p.gate.bind(r.pass.request) != r.pass.grant.Binding {
-		err := fmt.Errorf("%w: the response was made for another authorization request, or by another provider: write what NewAuthorizeResponse returned, with the request that it was given", ErrMisconfigured)
-		p.WriteAuthorizeError(ctx, rw, ar, asClientError(err, false))
+		err := p.gate.observe(ctx, ActionConsume, func(_ context.Context, step *step) error {
+			step.request.AuthorizeRequester = ar
+			return asClientError(fmt.Errorf("%w: the response was made for another authorization request, or by another provider: write what NewAuthorizeResponse returned, with the request that it was given", ErrMisconfigured), false)
+		})
+		p.WriteAuthorizeError(ctx, rw, ar, err)
 		return
 	}
 	p.OAuth2Provider.WriteAuthorizeResponse(ctx, rw, ar, r.AuthorizeResponder)

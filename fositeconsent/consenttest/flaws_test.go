@@ -339,7 +339,8 @@ func (f *flawed) reason(r *row, p fositeconsent.Presentation) error {
 
 func equal(a, b [32]byte) bool { return a == b }
 
-// pause stands for a round trip between two steps that should have been one.
+// pause stands for a round trip between two steps that should have been one. It is
+// part of a flaw that the suite must find, and no test waits by it.
 func pause() { time.Sleep(2 * time.Millisecond) }
 
 // underWay waits for the context to end, but not for long.
@@ -376,7 +377,7 @@ var oddities = []flaw{
 		create: func(f *flawed, ctx context.Context, g *fositeconsent.Grant) error {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			time.Sleep(100 * time.Microsecond)
+			time.Sleep(100 * time.Microsecond) // the slowness itself; nothing waits for it
 			if err := ctx.Err(); err != nil {
 				return err
 			}
