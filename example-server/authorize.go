@@ -65,6 +65,11 @@ func parseQuery(query string) (url.Values, error) {
 	if err != nil {
 		return nil, errors.New("it is not well-formed")
 	}
+	// Beside a pushed request nothing counts (RFC 9126, Section 4), so that nothing else
+	// goes through the pages. With a request object there is no telling which is meant.
+	if isPushed(params) && !params.Has("request") {
+		params = url.Values{"client_id": params["client_id"], "request_uri": params["request_uri"]}
+	}
 	// Where these two are ambiguous, so is who asks and where the browser would be sent
 	// with an error. What else was sent twice is the gate's to refuse.
 	for _, name := range []string{"client_id", "redirect_uri"} {
@@ -80,13 +85,7 @@ func parseQuery(query string) (url.Values, error) {
 // override the query, and the form of a decision is no authorization request.
 func (s *server) newAuthorizeRequest(ctx context.Context, query string) (fosite.AuthorizeRequester, error) {
 	r := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: pathAuthorize, RawQuery: query}, Header: http.Header{}, Body: http.NoBody}
-	ar, err := s.provider.NewAuthorizeRequest(ctx, r.WithContext(ctx))
-	// What fosite's JWT library has against a request object's claims, such as that it has
-	// expired, comes as it is, and would look like a failure of this server.
-	if rfc := new(fosite.RFC6749Error); err != nil && !errors.As(err, &rfc) && ar.GetRequestForm().Has("request") {
-		err = fosite.ErrInvalidRequestObject.WithHint("The request object's claims are not valid, or not any more.").WithWrap(err)
-	}
-	return ar, err
+	return s.provider.NewAuthorizeRequest(ctx, r.WithContext(ctx))
 }
 
 // answerAuthorization leads the browser on: to the password, to the consent page, or
@@ -126,9 +125,14 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 		return
 	}
 
-	resp, err := s.provider.NewAuthorizeResponse(ctx, ar, st.session)
+	passing, told := withEvent(ctx)
+	resp, err := s.provider.NewAuthorizeResponse(passing, ar, st.session)
 	switch {
-	case err == nil:
+	case err == nil: // a remembered decision covers it
+		if s.demo != nil {
+			s.demo.passed(ar.GetState(), *told)
+		}
+		s.finish(w, r, query)
 		s.writeAuthorizeResponse(w, r, ar, resp)
 	case fositeconsent.NeedsConsent(err):
 		s.showConsent(w, r, http.StatusOK, ar, st, query, "")
@@ -141,6 +145,15 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 // owner has approved it, or would send in a way that it must not be sent.
 func (s *server) answerable(ctx context.Context, ar fosite.AuthorizeRequester) error {
 	form := ar.GetRequestForm()
+	if c, ok := ar.GetClient().(*client); ok && c.mustPush && !isPushed(form) {
+		return fosite.ErrInvalidRequest.WithHint("This client has to push its authorization requests (RFC 9126).")
+	}
+	return s.issuable(ctx, ar)
+}
+
+// issuable is answerable for a request that is only now being pushed.
+func (s *server) issuable(ctx context.Context, ar fosite.AuthorizeRequester) error {
+	form := ar.GetRequestForm()
 	types := ar.GetResponseTypes()
 	if ar.GetResponseMode() == fosite.ResponseModeQuery && !types.ExactOne("code") {
 		return fosite.ErrUnsupportedResponseMode.WithHint("Tokens are not sent in a query: use response_mode fragment or form_post.")
@@ -150,9 +163,6 @@ func (s *server) answerable(ctx context.Context, ar fosite.AuthorizeRequester) e
 			request.ResponseMode = fosite.ResponseModeQuery // for the error
 		}
 		return fosite.ErrUnsupportedResponseMode.WithHint("A form can only be posted to an https or http address.")
-	}
-	if (form.Has("request") || form.Has("request_uri")) && !ar.GetRequestedScopes().Has("openid") {
-		return fosite.ErrInvalidRequestObject.WithHint("A request object is read only with the scope openid.")
 	}
 	if types.Has("code") {
 		method := form.Get("code_challenge_method")
@@ -213,7 +223,7 @@ func (s *server) writeAuthorizeError(w http.ResponseWriter, r *http.Request, ar 
 func (s *server) refuseAuthorization(w http.ResponseWriter, r *http.Request, err error) {
 	rfc := fosite.ErrorToRFC6749Error(err)
 	s.logOAuthError(r.Context(), "authorization request without a way back refused", "", err)
-	if rfc.CodeField >= http.StatusInternalServerError {
+	if isServerError(err) {
 		s.unavailable(w, r, "authorization request could not be read", err)
 		return
 	}
@@ -223,6 +233,8 @@ func (s *server) refuseAuthorization(w http.ResponseWriter, r *http.Request, err
 		explanation = "The application that sent you here is not registered with this server."
 	case strings.Contains(rfc.HintField, "redirect"):
 		explanation = "The application wants you to be sent to an address that is not registered for it."
+	case errors.Is(err, fosite.ErrInvalidRequestURI):
+		explanation = "The request to sign you in is not known to this server, or has expired."
 	}
 	s.badAuthorizationRequest(w, r, explanation)
 }

@@ -21,6 +21,7 @@ import (
 type client struct {
 	*fosite.DefaultOpenIDConnectClient
 	responseModes []fosite.ResponseModeType
+	mustPush      bool // its authorization requests have to be pushed (RFC 9126, Section 6)
 
 	name, uri, logoURI, policyURI, tosURI string
 }
@@ -41,8 +42,17 @@ func (c *client) displayName() string {
 	return c.ID
 }
 
+// getClient returns a client as fosite asks for it.
+func (s *server) getClient(_ context.Context, id string) (fosite.Client, error) {
+	if c, ok := s.clients[id]; ok {
+		return c, nil
+	}
+	return nil, fosite.ErrNotFound
+}
+
 // registration is a client's metadata (RFC 7591, Section 2; OpenID Connect
-// Dynamic Client Registration 1.0, Section 2), with the extensions response_modes and audience.
+// Dynamic Client Registration 1.0, Section 2; RFC 9126, Section 6), with the extensions
+// response_modes and audience.
 type registration struct {
 	ClientID                 string
 	ClientSecret             string
@@ -61,31 +71,33 @@ type registration struct {
 	JWKSURI                  string
 	RequestObjectSigningAlg  string
 	RequestURIs              []string
+	RequirePushedRequests    bool
 	ResponseModes, Audiences []string
 }
 
 // members says where each name goes.
 func (r *registration) members() map[string]any {
 	return map[string]any{
-		"client_id":                       &r.ClientID,
-		"client_secret":                   &r.ClientSecret,
-		"redirect_uris":                   &r.RedirectURIs,
-		"grant_types":                     &r.GrantTypes,
-		"response_types":                  &r.ResponseTypes,
-		"scope":                           &r.Scope,
-		"token_endpoint_auth_method":      &r.TokenEndpointAuthMethod,
-		"token_endpoint_auth_signing_alg": &r.TokenEndpointAuthAlg,
-		"client_name":                     &r.ClientName,
-		"client_uri":                      &r.ClientURI,
-		"logo_uri":                        &r.LogoURI,
-		"policy_uri":                      &r.PolicyURI,
-		"tos_uri":                         &r.TOSURI,
-		"jwks":                            &r.JWKS,
-		"jwks_uri":                        &r.JWKSURI,
-		"request_object_signing_alg":      &r.RequestObjectSigningAlg,
-		"request_uris":                    &r.RequestURIs,
-		"response_modes":                  &r.ResponseModes,
-		"audience":                        &r.Audiences,
+		"client_id":                             &r.ClientID,
+		"client_secret":                         &r.ClientSecret,
+		"redirect_uris":                         &r.RedirectURIs,
+		"grant_types":                           &r.GrantTypes,
+		"response_types":                        &r.ResponseTypes,
+		"scope":                                 &r.Scope,
+		"token_endpoint_auth_method":            &r.TokenEndpointAuthMethod,
+		"token_endpoint_auth_signing_alg":       &r.TokenEndpointAuthAlg,
+		"client_name":                           &r.ClientName,
+		"client_uri":                            &r.ClientURI,
+		"logo_uri":                              &r.LogoURI,
+		"policy_uri":                            &r.PolicyURI,
+		"tos_uri":                               &r.TOSURI,
+		"jwks":                                  &r.JWKS,
+		"jwks_uri":                              &r.JWKSURI,
+		"request_object_signing_alg":            &r.RequestObjectSigningAlg,
+		"request_uris":                          &r.RequestURIs,
+		"require_pushed_authorization_requests": &r.RequirePushedRequests,
+		"response_modes":                        &r.ResponseModes,
+		"audience":                              &r.Audiences,
 	}
 }
 
@@ -262,7 +274,8 @@ func (r *registration) client() (_ *client, field string, err error) {
 			RequestURIs:                       r.RequestURIs,
 			RequestObjectSigningAlgorithm:     r.RequestObjectSigningAlg,
 		},
-		name: r.ClientName, uri: r.ClientURI, logoURI: r.LogoURI, policyURI: r.PolicyURI, tosURI: r.TOSURI,
+		mustPush: r.RequirePushedRequests,
+		name:     r.ClientName, uri: r.ClientURI, logoURI: r.LogoURI, policyURI: r.PolicyURI, tosURI: r.TOSURI,
 	}
 	for _, mode := range r.ResponseModes {
 		c.responseModes = append(c.responseModes, fosite.ResponseModeType(mode))

@@ -42,7 +42,7 @@ func keySet(t testing.TB, private bool, use string) string {
 func TestClientsAreReadWithTheirDefaults(t *testing.T) {
 	clients, err := parseClientsText(t, `[
 		{"client_id": "a", "client_secret": "0123456789abcdef", "redirect_uris": ["https://a.example/cb"]},
-		{"client_id": "b", "token_endpoint_auth_method": "none", "client_name": "B", "scope": "openid  x",
+		{"client_id": "b", "token_endpoint_auth_method": "none", "client_name": "B", "scope": "openid  x", "require_pushed_authorization_requests": true,
 		 "redirect_uris": ["com.example.b:/cb", "http://127.0.0.1/cb"], "response_modes": ["form_post"], "audience": ["api"],
 		 "grant_types": ["authorization_code", "implicit"], "response_types": ["id_token code", "token"]},
 		{"client_id": "c", "token_endpoint_auth_method": "private_key_jwt", "grant_types": ["client_credentials"],
@@ -65,6 +65,9 @@ func TestClientsAreReadWithTheirDefaults(t *testing.T) {
 	if err := (secretHasher{}).Compare(t.Context(), b.GetHashedSecret(), nil); err == nil {
 		t.Error("a client without a secret has one: the empty one")
 	}
+	if a.mustPush || !b.mustPush || c.mustPush { // by default a client need not (RFC 9126, Section 6)
+		t.Errorf("they have to push: %v, %v, %v", a.mustPush, b.mustPush, c.mustPush)
+	}
 	if c.IsPublic() || c.JSONWebKeys == nil || c.GetTokenEndpointAuthSigningAlgorithm() != "ES256" {
 		t.Errorf("c: %+v", c.DefaultOpenIDConnectClient)
 	}
@@ -85,6 +88,7 @@ func TestClientsFileErrorsNameThePlace(t *testing.T) {
 		"a name twice":                        {`[{"client_id": "a", "client_id": "b"}]`, `clients.json:1:21: "client_id" is there twice`},
 		"null":                                {`[{"client_id": null}]`, `clients.json:1:16: "client_id": expected a string`},
 		"a number":                            {`[{"client_id": 1}]`, `"client_id": expected a string`},
+		"text for yes or no":                  {`[{"client_id": "a", "require_pushed_authorization_requests": "true"}]`, `expected true or false`},
 		"text for a list":                     {`[{"client_id": "a", "redirect_uris": "x"}]`, `clients.json:1:38: "redirect_uris": expected an array of strings`},
 		"null in a list":                      {`[{"client_id": "a", "redirect_uris": [null]}]`, `"redirect_uris": expected an array of strings`},
 		"a client twice":                      {"[{" + ok + "},\n{" + ok + "}]", `clients.json:2:15: client "a" is there twice`},

@@ -20,7 +20,10 @@ type config struct {
 	databaseURL    string // "" for a private server; a secret
 	clientsFile    string // "" for the demo
 	usersFile      string // "" for the demo
+	adminListen    string // "" for no operator
+	adminTokenFile string
 	grantLifespan  time.Duration
+	keyRotation    time.Duration
 	requestTimeout time.Duration
 	pkcePlain      bool
 	logFormat      string
@@ -50,13 +53,21 @@ func parseConfig(args []string, getenv func(string) string, output io.Writer) (c
 	fs.StringVar(&c.issuer, "issuer", "", "issuer `URL`: https://host[:port], or http:// on a loopback address; required\n"+
 		"when the server does not listen on a loopback address (default http://<listen>)")
 	fs.StringVar(&c.databaseURL, "database-url", "", "PostgreSQL connection `URL`; better set in the environment, where other users of\n"+
-		"this machine cannot read its password (default: start a private PostgreSQL)")
+		"this machine cannot read its password; PgBouncer in transaction mode will do\n"+
+		"(default: start a private PostgreSQL)")
 	fs.StringVar(&c.clientsFile, "clients", "", "`file` with the clients: a JSON array of objects with the names of RFC 7591 and\n"+
 		"client_id and client_secret; needs -users; example-server/samples has one\n"+
 		"(default: two demo clients)")
 	fs.StringVar(&c.usersFile, "users", "", "`file` with the users: a JSON object of user name to bcrypt hash; needs -clients;\n"+
 		"example-server/samples has one (default: a demo user)")
+	fs.StringVar(&c.adminListen, "admin-listen", "", "second `address`, on which an operator lists and revokes consents; needs\n"+
+		"-admin-token-file; it has no TLS: a loopback address, or one that only a proxy\n"+
+		"with TLS reaches (default: there is none)")
+	fs.StringVar(&c.adminTokenFile, "admin-token-file", "", "`file` with the operator's token, such as that of openssl rand -hex 32; needs\n"+
+		"-admin-listen")
 	fs.DurationVar(&c.grantLifespan, "grant-lifespan", time.Minute, "longest `time` between an approval and the response it leads to")
+	fs.DurationVar(&c.keyRotation, "key-rotation", 30*24*time.Hour, "`time` after which a new key is made for ID tokens, 1h or more; days are written\n"+
+		"in hours")
 	fs.DurationVar(&c.requestTimeout, "request-timeout", 10*time.Second, "longest `time` that one HTTP request may take, the database included")
 	fs.BoolVar(&c.pkcePlain, "pkce-plain", false, "also accept the PKCE method plain, for old clients: whoever reads the\n"+
 		"authorization request can then redeem the code (RFC 7636, Section 7.2)")
@@ -115,13 +126,22 @@ func (c config) check() error {
 			return fmt.Errorf("-issuer %q: %w", c.issuer, err)
 		}
 	}
+	if c.adminListen != "" {
+		if _, _, err := net.SplitHostPort(c.adminListen); err != nil {
+			return fmt.Errorf("-admin-listen %q: expected host:port: %w", c.adminListen, err)
+		}
+	}
 	switch {
+	case (c.adminListen == "") != (c.adminTokenFile == ""):
+		return errors.New("-admin-listen and -admin-token-file go together: nobody is an operator without a token")
 	case (c.clientsFile == "") != (c.usersFile == ""):
 		return errors.New("-clients and -users go together: give both, or neither for the demo")
 	case c.demo() && c.issuer != "" && !isLoopback(hostname(c.issuer)):
 		return fmt.Errorf("-issuer %s is not this machine alone, and the demo shows its password to everybody: give -clients and -users", c.issuer)
 	case c.grantLifespan < fositeconsent.MinGrantLifespan || c.grantLifespan > fositeconsent.MaxPromptLifespan:
 		return fmt.Errorf("-grant-lifespan %v: expected %v to %v", c.grantLifespan, fositeconsent.MinGrantLifespan, fositeconsent.MaxPromptLifespan)
+	case c.keyRotation < minKeyRotation:
+		return fmt.Errorf("-key-rotation %v: expected %v or more", c.keyRotation, minKeyRotation)
 	case c.requestTimeout < 10*time.Millisecond:
 		return fmt.Errorf("-request-timeout %v: expected 10ms or more", c.requestTimeout)
 	case c.logFormat != "text" && c.logFormat != "json":

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +29,7 @@ func TestConfigDefaultsToADemoOnLoopback(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := config{listen: "127.0.0.1:9096", grantLifespan: time.Minute, requestTimeout: 10 * time.Second, logFormat: "text"}
+	want := config{listen: "127.0.0.1:9096", grantLifespan: time.Minute, keyRotation: 30 * 24 * time.Hour, requestTimeout: 10 * time.Second, logFormat: "text"}
 	if c != want || !c.demo() {
 		t.Errorf("got %+v, want %+v", c, want)
 	}
@@ -58,7 +61,11 @@ func TestConfigRefusesWhatCannotWork(t *testing.T) {
 		"another log format":             {args: []string{"-log-format", "xml"}, want: "text or json"},
 		"clients without users":          {args: []string{"-clients", "f"}, want: "-users"},
 		"users without clients":          {args: []string{"-users", "f"}, want: "-clients"},
+		"an operator without a token":    {args: []string{"-admin-listen", "127.0.0.1:0"}, want: "-admin-token-file"},
+		"a token without an operator":    {env: []string{"ADMIN_TOKEN_FILE", "f"}, want: "-admin-listen"},
+		"an operator without a port":     {args: []string{"-admin-listen", "localhost", "-admin-token-file", "f"}, want: "-admin-listen"},
 		"a grant that never ends":        {args: []string{"-grant-lifespan", "100h"}, want: "-grant-lifespan"},
+		"keys for a moment":              {args: []string{"-key-rotation", "59m"}, want: "-key-rotation"},
 		"no time for a request":          {args: []string{"-request-timeout", "0s"}, want: "-request-timeout"},
 		"an issuer over plain http":      {args: []string{"-issuer", "http://example.com"}, want: "https"},
 		"an issuer with a path":          {args: []string{"-issuer", "https://example.com/"}, want: "slash"},
@@ -90,7 +97,10 @@ func TestHelpExplainsEveryFlagAndItsVariable(t *testing.T) {
 	if _, err := parseConfig([]string{"-h"}, environment(), &out); !errors.Is(err, flag.ErrHelp) {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"listen", "issuer", "database-url", "clients", "users", "grant-lifespan", "request-timeout", "pkce-plain", "log-format"} {
+	if !strings.Contains(out.String(), "for ID tokens, 1h or more") {
+		t.Errorf("the least -key-rotation is missing in:\n%s", &out)
+	}
+	for _, name := range []string{"listen", "issuer", "database-url", "clients", "users", "admin-listen", "admin-token-file", "grant-lifespan", "key-rotation", "request-timeout", "pkce-plain", "log-format"} {
 		if !strings.Contains(out.String(), "\n  -"+name+" ") || !strings.Contains(out.String(), "["+environmentName(name)+"]") {
 			t.Errorf("-%s or %s is missing in:\n%s", name, environmentName(name), &out)
 		}
@@ -109,6 +119,53 @@ func TestRunEndsWithTwoForWrongFlagsAndFiles(t *testing.T) {
 	}
 }
 
+// Whoever has read the samples could redeem the clients' codes, or sign in as alice.
+func TestPublishedSecretsAreRefusedOffThisMachine(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	read := func(name string) string {
+		text, err := os.ReadFile(filepath.Join("samples", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	const first, last = `"client_id": "photo-printer",
+    "client_secret": "replace this with a random text"`, `"client_id": "photo-vault",
+    "client_secret": "replace this with a random text"`
+	onlyLast := strings.Replace(read("clients.json"), first, `"client_id": "photo-printer", "client_secret": "0123456789abcdef"`, 1)
+	neither := strings.Replace(onlyLast, last, `"client_id": "photo-vault", "client_secret": "0123456789abcdef"`, 1)
+	ownUsers := write("users.json", fmt.Sprintf(`{"alice": %q}`, bcryptHash(t, "wonderland")))
+	// The database is one that cannot be reached, where the server ends with 1.
+	const nowhere = "postgres://u@127.0.0.1:1/d?connect_timeout=1"
+	for name, test := range map[string]struct {
+		issuer, clients, users string
+		want                   int
+		says                   string
+	}{
+		"the samples":                   {"https://as.example", "samples/clients.json", "samples/users.json", 2, `client "photo-printer"`},
+		"the secret of the last client": {"https://as.example", write("last.json", onlyLast), ownUsers, 2, `client "photo-vault"`},
+		"the password":                  {"https://as.example", write("neither.json", neither), "samples/users.json", 2, `user "alice"`},
+		"neither":                       {"https://as.example", write("neither.json", neither), ownUsers, 1, "database"},
+		"the samples, on this machine":  {"http://localhost:9096", "samples/clients.json", "samples/users.json", 1, "database"},
+		"and without an issuer":         {"", "samples/clients.json", "samples/users.json", 1, "database"},
+	} {
+		var log bytes.Buffer
+		args := []string{"-listen", "127.0.0.1:0", "-issuer", test.issuer, "-clients", test.clients, "-users", test.users}
+		code := run(t.Context(), args, environment("DATABASE_URL", nowhere), io.Discard, &log)
+		if code != test.want || !strings.Contains(log.String(), test.says) || strings.Contains(log.String(), sampleClientSecret) {
+			t.Errorf("%s: code %d, want %d:\n%s", name, code, test.want, &log)
+		}
+	}
+}
+
 func TestSampleFilesCanBeUsedAsTheyAre(t *testing.T) {
 	t.Parallel()
 	clients, err := readClients("samples/clients.json")
@@ -119,8 +176,8 @@ func TestSampleFilesCanBeUsedAsTheyAre(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(clients) != 2 || clients[0].IsPublic() || !clients[1].IsPublic() {
-		t.Errorf("expected a confidential and a public client, got %d", len(clients))
+	if len(clients) != 3 || clients[0].IsPublic() || !clients[1].IsPublic() || !clients[2].mustPush {
+		t.Errorf("expected a confidential client, a public one and one that has to push, got %d", len(clients))
 	}
 	if ok, err := accounts.authenticate(t.Context(), "alice", "correct horse battery staple"); err != nil || !ok {
 		t.Errorf("alice cannot sign in with the password of samples/README.md: %v", err)

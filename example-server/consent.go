@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -22,9 +23,17 @@ const (
 	fieldScope    = "scope"    // once for each ticked scope
 	fieldAudience = "audience" // once for each ticked audience
 
+	fieldRemember        = "remember"         // ticked
+	fieldRememberOffline = "remember_offline" // ticked
+	fieldRememberFor     = "remember_for"     // always there with the two
+
 	decisionApprove = "approve"
 	decisionDeny    = "deny"
+	ticked          = "yes"
 )
+
+// rememberFor are the values of fieldRememberFor.
+var rememberFor = map[string]time.Duration{"always": 0, "30-days": 30 * 24 * time.Hour}
 
 // maxValues is more than a page has checkboxes.
 const maxValues = 256
@@ -37,12 +46,22 @@ type consentPage struct {
 	Ticket               string
 	Client               consentClient
 	Username             string
-	Scopes               []consentScope
-	Audience             []string
-	Destination          string // the host, or the app, that the browser is sent to
-	DestinationLocal     bool   // it is an app on the user's own device
+	Scopes               []consentScope    // what is new
+	KnownScopes          []consentScope    // what was allowed before, and is a part of the decision again
+	Audience             []consentAudience // what is new first
+	Destination          string            // the host, or the app, that the browser is sent to
+	DestinationLocal     bool              // it is an app on the user's own device
 	Lifetimes            []string
+	Rememberable         bool
+	Offline              bool // it wants to stay connected
+	Applications         string
 }
+
+// Again reports whether all that is asked for was allowed before.
+func (p consentPage) Again() bool { return len(p.KnownScopes) > 0 && len(p.Scopes) == 0 }
+
+// More reports whether some of it was.
+func (p consentPage) More() bool { return len(p.KnownScopes) > 0 && len(p.Scopes) > 0 }
 
 type consentClient struct {
 	Name, Initial     string
@@ -52,8 +71,15 @@ type consentClient struct {
 }
 
 type consentScope struct {
+	ID                  string // of its checkbox
 	Name, Title, Detail string
 	Required            bool
+	Remembered          bool // on the page of the applications
+}
+
+type consentAudience struct {
+	Name  string
+	Known bool
 }
 
 // showConsent shows a new consent page for the request. What is on it and the ticket
@@ -71,21 +97,45 @@ func (s *server) showConsent(w http.ResponseWriter, r *http.Request, status int,
 		AuthorizationRequest: query,
 		Ticket:               prompt.Ticket,
 		Username:             prompt.Subject,
-		Audience:             unique(prompt.Audience),
 		Lifetimes:            s.lifetimes(ar),
+		Rememberable:         prompt.Rememberable,
+		Offline:              isOffline(prompt.Scopes),
+		Applications:         pathApplications,
 	}
 	p.Destination, p.DestinationLocal = destination(prompt.RedirectURI)
-	for _, name := range unique(prompt.Scopes) {
+	for i, name := range unique(prompt.Scopes) {
 		scope := describeScope(name)
+		scope.ID = fmt.Sprintf("scope-%d", i)
 		scope.Required = slices.Contains(prompt.RequiredScopes, name)
-		p.Scopes = append(p.Scopes, scope)
+		if slices.Contains(prompt.NewScopes, name) {
+			p.Scopes = append(p.Scopes, scope)
+		} else {
+			p.KnownScopes = append(p.KnownScopes, scope)
+		}
 	}
+	for _, name := range unique(prompt.Audience) {
+		p.Audience = append(p.Audience, consentAudience{name, !slices.Contains(prompt.NewAudience, name)})
+	}
+	slices.SortStableFunc(p.Audience, func(a, b consentAudience) int {
+		switch {
+		case a.Known == b.Known:
+			return 0
+		case a.Known:
+			return 1
+		}
+		return -1
+	})
 	images := ""
 	if c, ok := prompt.Client.(*client); ok {
 		p.Client, images = describeClient(c, s.issuer)
 	}
 	setPolicy(w, pagePolicy+"; script-src 'self'; img-src 'self'"+images)
 	s.render(w, r, status, "consent", p)
+}
+
+// isOffline reports whether the scopes let a client stay connected.
+func isOffline(scopes []string) bool {
+	return slices.Contains(scopes, "offline_access") || slices.Contains(scopes, "offline")
 }
 
 func unique(list []string) []string {
@@ -119,6 +169,20 @@ func describeClient(c *client, issuer string) (d consentClient, images string) {
 		}
 	}
 	return d, images
+}
+
+// shownOfClient is the gate's Config.DescribeClient: all that describeClient puts on the
+// page. When any of it changes, what was remembered counts no longer.
+func shownOfClient(_ context.Context, c fosite.Client) ([]string, error) {
+	client, ok := c.(*client)
+	if !ok {
+		return nil, fmt.Errorf("a client of type %T", c)
+	}
+	kind := "confidential"
+	if client.IsPublic() {
+		kind = "public"
+	}
+	return []string{client.displayName(), client.logoURI, client.uri, client.policyURI, client.tosURI, kind}, nil
 }
 
 // isPolicyHost reports whether the host and port can stand in a
@@ -176,8 +240,7 @@ func (s *server) lifetimes(ar fosite.AuthorizeRequester) []string {
 	c := s.fositeConfig
 	access := humanDuration(c.AccessTokenLifespan)
 	lines := []string{"Access lasts for " + access + "."}
-	if ar.GetResponseTypes().Has("code") && ar.GetClient().GetGrantTypes().Has(grantRefresh) &&
-		(ar.GetRequestedScopes().Has("offline_access") || ar.GetRequestedScopes().Has("offline")) {
+	if ar.GetResponseTypes().Has("code") && ar.GetClient().GetGrantTypes().Has(grantRefresh) && isOffline(ar.GetRequestedScopes()) {
 		lines = append(lines, "With “Stay connected” the application can renew it by itself, as long as it does so at least once in "+humanDuration(c.RefreshTokenLifespan)+".")
 	}
 	return lines
@@ -206,6 +269,7 @@ type decision struct {
 	ticket           string
 	approved         bool
 	scopes, audience []string
+	remember         *fositeconsent.Remember // nil: not to be remembered
 }
 
 // parseDecision reads the consent page's form. Only the exact value approves, and
@@ -221,7 +285,11 @@ func parseDecision(form url.Values) (decision, error) {
 			if len(unique(values)) != len(values) {
 				return d, fmt.Errorf("a value of %q is there twice", name)
 			}
-		case fieldRequest, fieldTicket, fieldDecision:
+		case fieldRemember, fieldRememberOffline:
+			if len(values) != 1 || values[0] != ticked {
+				return d, fmt.Errorf("%q is not a tick", name)
+			}
+		case fieldRequest, fieldTicket, fieldDecision, fieldRememberFor:
 			if len(values) != 1 || values[0] == "" {
 				return d, fmt.Errorf("expected exactly one %q", name)
 			}
@@ -247,6 +315,14 @@ func parseDecision(form url.Values) (decision, error) {
 	}
 	d.query, d.ticket = query, form.Get(fieldTicket)
 	d.scopes, d.audience = form[fieldScope], form[fieldAudience]
+	if !form.Has(fieldRemember) { // whatever is said of how
+		return d, nil
+	}
+	lifespan, ok := rememberFor[form.Get(fieldRememberFor)]
+	if !ok {
+		return d, errors.New("it does not say for how long it is to be remembered")
+	}
+	d.remember = &fositeconsent.Remember{Lifespan: lifespan, OfflineAccess: form.Has(fieldRememberOffline)}
 	return d, nil
 }
 
@@ -273,7 +349,7 @@ func (s *server) postConsent(w http.ResponseWriter, r *http.Request) {
 		err = fosite.ErrInvalidRequest.WithHint("There was no page for prompt=none.")
 	}
 	if err != nil {
-		if fosite.ErrorToRFC6749Error(err).CodeField >= http.StatusInternalServerError {
+		if isServerError(err) {
 			s.unavailable(w, r, "authorization request could not be read", err)
 			return
 		}
@@ -295,64 +371,88 @@ func (s *server) postConsent(w http.ResponseWriter, r *http.Request) {
 
 	if !d.approved {
 		if err := s.gate.Deny(ctx, ar, st.session, d.ticket); err != nil {
-			s.refuseDecision(w, r, ar, st, d, err)
+			s.refuseDecision(w, r, ar, st, d, fositeconsent.Event{}, err)
 			return
 		}
-		if !s.finish(w, r, d.query) {
-			return
-		}
+		s.finish(w, r, d.query)
 		s.writeAuthorizeError(w, r, ar, fosite.ErrAccessDenied.WithDescription("The resource owner denied the request.").WithHint(""))
 		return
 	}
 
-	token, err := s.gate.Mint(ctx, ar, st.session, d.ticket, fositeconsent.Decision{Scopes: d.scopes, Audience: d.audience})
+	// An approval of nothing would be a code without a scope, which surprises both sides.
+	if len(d.scopes) == 0 && len(ar.GetRequestedScopes()) > 0 {
+		s.showConsent(w, r, http.StatusBadRequest, ar, st, d.query, "No permission was ticked, so nothing was approved. Tick something, or deny.")
+		return
+	}
+
+	// The decision goes to the gate with the request that it is about: the grant is
+	// stored, and spent for the response, in one transaction.
+	ctx, told := withEvent(ctx)
+	ctx = fositeconsent.WithDecision(ctx, d.ticket, fositeconsent.Decision{Scopes: d.scopes, Audience: d.audience, Remember: d.remember})
+	resp, err := s.provider.NewAuthorizeResponse(ctx, ar, st.session)
 	if err != nil {
-		s.refuseDecision(w, r, ar, st, d, err)
+		s.refuseDecision(w, r, ar, st, d, *told, err)
 		return
 	}
 	if s.demo != nil {
-		s.demo.approved(ar.GetState(), token.ID(), form)
+		s.demo.approved(ar.GetState(), told.GrantID, form)
 	}
-	if !s.finish(w, r, d.query) {
-		return
-	}
-	// The token goes to the gate and nowhere else.
-	resp, err := s.provider.NewAuthorizeResponse(fositeconsent.WithToken(ctx, token), ar, st.session)
-	if err != nil {
-		s.refuseDecision(w, r, ar, st, d, err)
-		return
-	}
+	s.finish(w, r, d.query)
 	s.writeAuthorizeResponse(w, r, ar, resp)
 }
 
-// finish forgets the login that was made for the request, before the response is
-// made: if it were done after, a response could be lost to a failing database.
-func (s *server) finish(w http.ResponseWriter, r *http.Request, query string) bool {
+// finish forgets the login that was made for the request, when the client is about to
+// get its answer: not before, since whoever gets none comes again with the same request.
+// If it cannot be forgotten, the answer, which counts already, is not lost for that.
+func (s *server) finish(w http.ResponseWriter, r *http.Request, query string) {
 	s.forgetRequest(r.Context(), query)
 	if err := s.saveSession(r.Context(), w); err != nil {
-		s.unavailable(w, r, "session could not be stored", err)
-		return false
+		s.log.ErrorContext(r.Context(), "session could not be stored after the answer", "error", err)
 	}
-	return true
 }
 
-// refuseDecision answers a decision that the gate did not take.
-func (s *server) refuseDecision(w http.ResponseWriter, r *http.Request, ar fosite.AuthorizeRequester, st standing, d decision, err error) {
+// refuseDecision answers a decision that came to nothing. The event is what the gate
+// said of it, if it was an approval.
+func (s *server) refuseDecision(w http.ResponseWriter, r *http.Request, ar fosite.AuthorizeRequester, st standing, d decision, told fositeconsent.Event, err error) {
 	switch {
 	case errors.Is(err, fositeconsent.ErrAlreadyDecided):
-		s.renderError(w, r, http.StatusConflict, errorPage{
+		p := errorPage{
 			Heading:     "This page has already been answered",
 			Explanation: "A decision counts once. It was taken when this page was sent for the first time, and this time nothing happened.",
 			Advice:      "If the application did not continue, start again: you will be asked anew.",
 			Link:        returnPath(d.query), LinkText: "Start again",
-		})
+		}
+		if isPushed(ar.GetRequestForm()) { // which may have been used up: only the client can push another
+			p.Advice, p.Link, p.LinkText = "If the application did not continue, go back to it and start again.", "", ""
+		}
+		s.renderError(w, r, http.StatusConflict, p)
 	case errors.Is(err, fositeconsent.ErrInvalidDecision):
 		s.badForm(w, r, errors.New("it approves something that was not asked for"))
 	case errors.Is(err, fositeconsent.ErrTicketExpired):
 		s.showConsent(w, r, http.StatusConflict, ar, st, d.query, "The page had been open for too long, so nothing was approved. Please decide again.")
 	case fositeconsent.NeedsConsent(err):
 		s.showConsent(w, r, http.StatusConflict, ar, st, d.query, "This is not the request that you were shown, or you signed in again meanwhile. Nothing was approved. Please look at it and decide again.")
+	case isServerError(err) && told.Consumed:
+		// The database was lost in the middle of the commit. If it did commit, this page
+		// is spent, for a response that nobody has.
+		s.log.ErrorContext(r.Context(), "decision with an unknown outcome", "error", err)
+		w.Header().Set("Retry-After", "5")
+		s.renderError(w, r, http.StatusServiceUnavailable, errorPage{
+			Heading:     "This is not working right now",
+			Explanation: "The server has a problem, and cannot tell whether your decision was stored. The application has got nothing.",
+			Advice:      "Please try again in a moment: you will be asked anew.",
+			Link:        returnPath(d.query), LinkText: "Try again",
+		})
+	case isServerError(err):
+		s.unavailable(w, r, "decision could not be carried out", err)
 	default:
+		s.finish(w, r, d.query)
 		s.writeAuthorizeError(w, r, ar, err)
 	}
+}
+
+// isServerError reports whether the fault is this server's and may pass. Then the page
+// says so: the person can try again here, and a client could only give up.
+func isServerError(err error) bool {
+	return fosite.ErrorToRFC6749Error(err).CodeField >= http.StatusInternalServerError
 }

@@ -39,6 +39,7 @@ type demo struct {
 
 	mu      sync.Mutex
 	answers recent[string, demoAnswer]            // by state
+	passes  recent[string, demoEvent]             // by state: those that nobody was asked about
 	events  recent[fositeconsent.ID, []demoEvent] // by grant
 }
 
@@ -68,14 +69,22 @@ const (
 	pathDemoCallback = "/demo/callback"
 	pathDemoResult   = "/demo/result"
 	pathDemoReplay   = "/demo/replay"
+	pathDemoRefresh  = "/demo/refresh"
 	pathDemoPrivacy  = "/demo/privacy"
 )
 
 // demoRequest is what the relying party asks for: not all that it could.
 var demoRequest = []string{oidc.ScopeOpenID, "profile", "photos.read", "offline_access"}
 
-// demoMore is the scope that the replay slips in.
+// demoMore is the scope that the replay slips in, and that the relying party asks for besides.
 const demoMore = "photos.write"
+
+// How the relying party asks: with a page if need be, without one (prompt=none), for more.
+const (
+	demoAskAgain = "again"
+	demoAskNone  = "none"
+	demoAskMore  = "more"
+)
 
 func newDemo(s *server) (*demo, []*client, *users, error) {
 	d := &demo{
@@ -87,6 +96,7 @@ func newDemo(s *server) (*demo, []*client, *users, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		answers: recent[string, demoAnswer]{limit: 256},
+		passes:  recent[string, demoEvent]{limit: 256},
 		events:  recent[fositeconsent.ID, []demoEvent]{limit: 256},
 	}
 	hash, err := bcrypt.GenerateFromPassword([]byte(d.login.Password), bcrypt.DefaultCost)
@@ -144,6 +154,7 @@ func (d *demo) routes(mux *http.ServeMux, protection *http.CrossOriginProtection
 	handle("GET "+pathDemoCallback, d.callback)
 	handle("GET "+pathDemoResult, d.result)
 	handle("POST "+pathDemoReplay, d.replay)
+	handle("POST "+pathDemoRefresh, d.refresh)
 	mux.HandleFunc("GET "+pathDemoPrivacy, func(w http.ResponseWriter, r *http.Request) {
 		d.server.renderError(w, r, http.StatusOK, errorPage{
 			Heading:     "Privacy",
@@ -177,7 +188,15 @@ type demoRun struct {
 	AccessToken, RefreshToken string
 	Expires                   time.Time
 	Claims                    json.RawMessage // of the ID token
+	Refreshes                 []demoRefresh
+	Lost                      bool // a refresh was refused: nothing that it has is good any more
 	Replays                   []demoReplay
+}
+
+// demoRefresh is what came of using the refresh token.
+type demoRefresh struct {
+	At    time.Time
+	Error string // "" if there are new tokens
 }
 
 // demoReplay is what came of sending the page again.
@@ -225,17 +244,19 @@ func (d *demo) home(w http.ResponseWriter, r *http.Request) {
 	run := d.run(r.Context())
 	d.server.render(w, r, http.StatusOK, "demo", struct {
 		page
-		Login  *demoLogin
-		HasRun bool
-	}{page{Title: "Consent demo"}, d.login, run != nil && run.Answered})
+		Login        *demoLogin
+		HasRun       bool
+		Applications string
+	}{page{Title: "Consent demo"}, d.login, run != nil && run.Answered, pathApplications})
 }
 
 // start sends the browser to the authorization endpoint.
 func (d *demo) start(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	form, err := postedForm(r, "client")
+	form, err := postedForm(r, "client", "ask")
 	c, ok := d.server.clients[form.Get("client")]
-	if err != nil || !ok {
+	ask := form.Get("ask")
+	if err != nil || !ok || (form.Has("ask") && ask != demoAskAgain && ask != demoAskNone && ask != demoAskMore) {
 		d.server.badForm(w, r, errors.New("no such demo client"))
 		return
 	}
@@ -248,8 +269,16 @@ func (d *demo) start(w http.ResponseWriter, r *http.Request) {
 		Client: c.ID, ClientName: c.displayName(), Requested: demoRequest,
 		State: rand.Text(), Nonce: rand.Text(), Verifier: oauth2.GenerateVerifier(),
 	}
+	options := []oauth2.AuthCodeOption{oidc.Nonce(run.Nonce), oauth2.S256ChallengeOption(run.Verifier)}
+	switch ask {
+	case demoAskNone:
+		options = append(options, oauth2.SetAuthURLParam("prompt", "none"))
+	case demoAskMore:
+		run.Requested = append(slices.Clone(demoRequest), demoMore)
+		config.Scopes = run.Requested
+	}
 	d.keep(ctx, run)
-	http.Redirect(w, r, config.AuthCodeURL(run.State, oidc.Nonce(run.Nonce), oauth2.S256ChallengeOption(run.Verifier)), http.StatusSeeOther)
+	http.Redirect(w, r, config.AuthCodeURL(run.State, options...), http.StatusSeeOther)
 }
 
 // callback is the relying party's redirect URI.
@@ -303,6 +332,40 @@ func (d *demo) redeem(ctx context.Context, run *demoRun, code string) error {
 	return nil
 }
 
+// refresh has the relying party use its refresh token, which is what it would do by itself
+// when the access token has expired.
+func (d *demo) refresh(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	_, err := postedForm(r)
+	run := d.run(ctx)
+	if err != nil || run == nil || run.RefreshToken == "" {
+		d.server.badForm(w, r, errors.New("nothing to refresh"))
+		return
+	}
+	_, config, err := d.relyingParty(ctx, run.Client)
+	if err != nil {
+		d.server.unavailable(w, r, "demo: discovery failed", err)
+		return
+	}
+	token, err := config.TokenSource(oidc.ClientContext(ctx, d.http), &oauth2.Token{RefreshToken: run.RefreshToken}).Token()
+	result := demoRefresh{At: time.Now()}
+	var refused *oauth2.RetrieveError
+	switch {
+	case err == nil:
+		run.AccessToken, run.RefreshToken, run.Expires = token.AccessToken, token.RefreshToken, token.Expiry
+	case errors.As(err, &refused) && refused.ErrorCode == "invalid_grant": // RFC 6749, Section 5.2
+		run.AccessToken, run.RefreshToken, run.Lost = "", "", true
+		result.Error = refused.ErrorCode
+	default: // which says nothing of the token
+		d.server.unavailable(w, r, "demo: tokens could not be refreshed", errors.New("the token endpoint gave no answer of use"))
+		return
+	}
+	run.Refreshes = append([]demoRefresh{result}, run.Refreshes...)
+	run.Refreshes = run.Refreshes[:min(len(run.Refreshes), 4)]
+	d.keep(ctx, run)
+	http.Redirect(w, r, pathDemoResult+"#next", http.StatusSeeOther)
+}
+
 // demoScope is a row of the table of what was asked and what was given.
 type demoScope struct {
 	Name, Title string
@@ -320,8 +383,13 @@ func (d *demo) result(w http.ResponseWriter, r *http.Request) {
 		scopes = append(scopes, demoScope{name, describeScope(name).Title, slices.Contains(run.Granted, name)})
 	}
 	answer, answered := d.answer(run.State)
+	events := d.eventsOf(answer.grant)
+	silent, passed := d.pass(run.State)
+	if passed {
+		events = []demoEvent{silent}
+	}
 	title := "Connected"
-	if run.Error != "" {
+	if run.Error != "" || run.Lost {
 		title = "Not connected"
 	}
 	var claims bytes.Buffer
@@ -331,13 +399,20 @@ func (d *demo) result(w http.ResponseWriter, r *http.Request) {
 	d.server.render(w, r, http.StatusOK, "demo_result", struct {
 		page
 		*demoRun
-		Scopes     []demoScope
-		ClaimsText string
-		GrantID    string
-		Events     []demoEvent
-		CanReplay  bool
-		More       string
-	}{page{title}, run, scopes, claims.String(), answer.grant.String(), d.eventsOf(answer.grant), answered, demoMore})
+		Scopes       []demoScope
+		ClaimsText   string
+		GrantID      string
+		Events       []demoEvent
+		CanReplay    bool
+		Silent       bool
+		More         string
+		MoreTitle    string
+		HasMore      bool
+		Applications string
+	}{
+		page{title}, run, scopes, claims.String(), answer.grant.String(), events, answered, passed,
+		demoMore, describeScope(demoMore).Title, slices.Contains(run.Requested, demoMore), pathApplications,
+	})
 }
 
 // replay sends the consent page that was answered once more, as a thief of the page
@@ -429,6 +504,19 @@ func (d *demo) approved(state string, grant fositeconsent.ID, form url.Values) {
 	d.answers.put(state, demoAnswer{grant, form})
 }
 
+// passed remembers a request that was answered without a page.
+func (d *demo) passed(state string, e fositeconsent.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.passes.put(state, demoEvent{time.Now(), string(e.Action), e.Reason, explainEvent(e)})
+}
+
+func (d *demo) pass(state string) (demoEvent, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.passes.get(state)
+}
+
 func (d *demo) answer(state string) (demoAnswer, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -464,12 +552,12 @@ func explainEvent(e fositeconsent.Event) string {
 		return "Refused. Nothing was stored and nothing was issued."
 	}
 	switch e.Action {
+	case fositeconsent.ActionConsume:
+		return "Nobody was asked: what you had told the server to remember covers all of the request. The response was recorded under it, so that taking it back ends this one as well."
 	case fositeconsent.ActionPrompt:
 		return "The consent page was shown. Nothing is stored yet."
-	case fositeconsent.ActionMint:
-		return "You approved: the grant was stored, for " + strings.Join(e.GrantedScopes, ", ") + "."
-	case fositeconsent.ActionConsume:
-		return "The grant was spent, and only then the code was made."
+	case fositeconsent.ActionApprove:
+		return "You approved: the grant was stored, for " + strings.Join(e.GrantedScopes, ", ") + ", spent, and only then the code was made, all in one transaction."
 	case fositeconsent.ActionDeny:
 		return "You denied. That is final for this page."
 	}

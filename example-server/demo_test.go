@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"html"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -19,8 +20,13 @@ func newDemoServer(t *testing.T) *testServer {
 		s.sessions = newSessions(memstore.NewWithCleanupInterval(0), "session", false)
 		s.keys.demoPassword, s.keys.demoClientSecret = "wonderland", "demo-secret-0123456789"
 		var err error
-		if s.demo, c.clients, s.users, err = newDemo(s); err != nil {
+		var clients []*client
+		if s.demo, clients, s.users, err = newDemo(s); err != nil {
 			t.Fatal(err)
+		}
+		s.clients = map[string]*client{}
+		for _, c := range clients {
+			s.clients[c.ID] = c
 		}
 		c.onEvent = s.demo.watch(c.onEvent)
 	})
@@ -50,7 +56,7 @@ func TestTheDemoShowsAFlowAndItsReplay(t *testing.T) {
 			}
 			result := ts.throughDemo(client, approve)
 			result.is(t, http.StatusOK, "Connected")
-			for _, want := range []string{"ory_at_", "ory_rt_", `"sub": "alice"`, "mint", "consume", "Replay that approval"} {
+			for _, want := range []string{"ory_at_", "ory_rt_", `"sub": "alice"`, "approve", "Replay that approval"} {
 				if !strings.Contains(html.UnescapeString(result.body), want) {
 					t.Errorf("%q is not on the page", want)
 				}
@@ -61,7 +67,7 @@ func TestTheDemoShowsAFlowAndItsReplay(t *testing.T) {
 					t.Errorf("%s is not on the page:\n%s", reason, result.body)
 				}
 			}
-			if n := ts.events.count(fositeconsent.ActionConsume, ""); n != 1 {
+			if n := ts.events.count(fositeconsent.ActionApprove, ""); n != 1 {
 				t.Errorf("%d codes", n)
 			}
 		})
@@ -100,4 +106,85 @@ func TestTheDemoIsNotThereForOnesOwnClients(t *testing.T) {
 	if !strings.Contains(out.String(), "alice, password wonderland") {
 		t.Errorf("%s", &out)
 	}
+}
+
+// connect has the demo's client ask, without an answer to any page.
+func (ts *testServer) connect(client, ask string) answer {
+	ts.t.Helper()
+	start := ts.post(pathDemoStart, url.Values{"client": {client}, "ask": {ask}})
+	page := ts.get(strings.TrimPrefix(start.Header.Get("Location"), ts.url))
+	for page.StatusCode == http.StatusSeeOther {
+		page = ts.get(strings.TrimPrefix(page.Header.Get("Location"), ts.url))
+	}
+	return page
+}
+
+func TestTheDemoConnectsWithoutAPageUntilAccessIsTakenBack(t *testing.T) {
+	ts := newDemoServer(t)
+	ts.throughDemo(demoConfidential, func(form url.Values) url.Values { return remember(form, fieldRememberOffline, ticked) })
+	for _, ask := range []string{demoAskAgain, demoAskNone} {
+		result := ts.connect(demoConfidential, ask)
+		result.is(t, http.StatusOK, "Connected")
+		if !strings.Contains(result.body, "You were not asked") || !strings.Contains(result.body, "ory_rt_") || !strings.Contains(result.body, "Nobody was asked") || strings.Contains(result.body, "Replay that approval") {
+			t.Errorf("%s: %s", ask, result.body)
+		}
+	}
+	if n := ts.events.count(fositeconsent.ActionPrompt, ""); n != 1 {
+		t.Errorf("%d pages", n)
+	}
+	more := ts.connect(demoConfidential, demoAskMore)
+	more.is(t, http.StatusOK, "Allow access?")
+	if !strings.Contains(more.body, "It also wants to") || len(more.form()[fieldScope]) != len(demoRequest)+1 {
+		t.Errorf("%s", more.body)
+	}
+
+	ts.connect(demoConfidential, demoAskAgain)
+	first := ts.follow(ts.post(pathDemoRefresh, nil))
+	second := ts.follow(ts.post(pathDemoRefresh, nil))
+	if refreshToken(first) == "" || refreshToken(first) == refreshToken(second) || strings.Count(second.body, "Renewed at") != 2 {
+		t.Errorf("the tokens were not renewed:\n%s", second.body)
+	}
+	ts.takeBack(demoConfidential)
+	lost := ts.follow(ts.post(pathDemoRefresh, nil))
+	lost.is(t, http.StatusOK, "Not connected")
+	if !strings.Contains(lost.body, "invalid_grant") || !strings.Contains(lost.body, "is not connected any more") || strings.Contains(lost.body, "ory_") || strings.Contains(lost.body, pathDemoRefresh) {
+		t.Errorf("%s", lost.body)
+	}
+	ts.post(pathDemoRefresh, nil).is(t, http.StatusBadRequest, "This could not be understood")
+	none := ts.connect(demoConfidential, demoAskNone)
+	none.is(t, http.StatusOK, "Not connected")
+	if !strings.Contains(none.body, "consent_required") {
+		t.Errorf("%s", none.body)
+	}
+	ts.connect(demoConfidential, demoAskAgain).is(t, http.StatusOK, "Allow access?")
+	ts.post(pathDemoStart, url.Values{"client": {demoConfidential}, "ask": {"politely"}}).is(t, http.StatusBadRequest, "This could not be understood")
+}
+
+func refreshToken(page answer) string {
+	_, rest, _ := strings.Cut(page.body, "<pre>ory_rt_")
+	token, _, _ := strings.Cut(rest, "<")
+	return token
+}
+
+// Where a process fails, the tokens may well be good still.
+func TestTheDemoKeepsItsTokensWhenItGetsNoAnswer(t *testing.T) {
+	ts := newDemoServer(t)
+	ts.throughDemo(demoConfidential, approve)
+	ts.server.demo.http.Transport = failingRefresh{}
+	a := ts.post(pathDemoRefresh, nil)
+	a.is(t, http.StatusServiceUnavailable, "This is not working right now")
+	ts.server.demo.http.Transport = nil
+	if result := ts.follow(ts.post(pathDemoRefresh, nil)); !strings.Contains(result.body, "Renewed at") {
+		t.Errorf("%s", result.body)
+	}
+}
+
+// failingRefresh answers the requests to the token endpoint, with nothing of use.
+type failingRefresh struct{}
+
+func (failingRefresh) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Path != pathToken {
+		return http.DefaultTransport.RoundTrip(r)
+	}
+	return &http.Response{StatusCode: http.StatusServiceUnavailable, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(`{"error":"temporarily_unavailable"}`)), Request: r}, nil
 }

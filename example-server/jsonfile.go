@@ -138,6 +138,8 @@ func (f *jsonFile) value(name string, target any) error {
 		expected = "a string"
 	case *[]string:
 		expected = "an array of strings"
+	case *bool:
+		expected = "true or false"
 	}
 	err := json.Unmarshal(raw, target)
 	if list, ok := target.(*[]string); ok && err == nil {

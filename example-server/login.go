@@ -57,10 +57,14 @@ func loginSession(ctx context.Context, _ fosite.Session) (string, error) {
 
 // readLogin returns the login that the session holds, nil if there is none.
 func (s *server) readLogin(ctx context.Context) *login {
+	at, err := strconv.ParseInt(s.sessions.GetString(ctx, sessionAuthTime), 10, 64)
+	if err != nil {
+		return nil
+	}
 	l := &login{
 		username:  s.sessions.GetString(ctx, sessionUsername),
 		sessionID: s.sessions.GetString(ctx, sessionLoginID),
-		at:        time.UnixMicro(s.sessions.GetInt64(ctx, sessionAuthTime)).UTC(),
+		at:        time.UnixMicro(at).UTC(),
 	}
 	credential := s.users.credential(l.username)
 	if l.username == "" || l.sessionID == "" || credential == "" || s.sessions.GetString(ctx, sessionCredential) != credential {
@@ -168,7 +172,7 @@ func (s *server) stand(ctx context.Context, form url.Values, query string) stand
 	}
 	st.session = &openid.DefaultSession{
 		Claims:  &jwt.IDTokenClaims{RequestedAt: requestedAt, Extra: map[string]interface{}{}},
-		Headers: &jwt.Headers{Extra: map[string]interface{}{"kid": s.keys.signing.KeyID}},
+		Headers: &jwt.Headers{}, // the key's id is added when it signs
 	}
 	if l != nil {
 		st.session.Subject, st.session.Username = l.username, l.username
@@ -205,12 +209,16 @@ func hasPrompt(form url.Values, value string) bool {
 type loginPage struct {
 	page
 	AuthorizationRequest string
+	Next                 string // where to go on, without an authorization request: nextApplications or ""
 	Username             string
 	Client               string // who sent the browser here
 	Again                bool   // somebody is signed in, and the client wants it anew
 	Failed               bool
 	Demo                 *demoLogin
 }
+
+// nextApplications is the value of the login page's field next that leads to the applications.
+const nextApplications = "applications"
 
 // showLogin asks for the password in place of an answer to the authorization request.
 func (s *server) showLogin(w http.ResponseWriter, r *http.Request, query, hint string) {
@@ -245,19 +253,24 @@ func (s *server) getLogin(w http.ResponseWriter, r *http.Request) {
 	}
 	s.render(w, r, http.StatusOK, "account", struct {
 		page
-		Username string
-		Demo     bool
-	}{page{Title: "Signed in"}, l.username, s.demo != nil})
+		Username     string
+		Demo         bool
+		Applications string
+	}{page{Title: "Signed in"}, l.username, s.demo != nil, pathApplications})
 }
 
 // postLogin checks the password.
 func (s *server) postLogin(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	form, err := postedForm(r, "username", "password", "authorization_request")
+	form, err := postedForm(r, "username", "password", "authorization_request", "next")
+	if err == nil && form.Has("next") && form.Get("next") != nextApplications {
+		err = errors.New("it leads to nowhere")
+	}
 	if err != nil {
 		s.badForm(w, r, err)
 		return
 	}
+	next := form.Get("next")
 	query, err := returnQuery(form.Get("authorization_request"))
 	if err != nil {
 		s.badForm(w, r, err)
@@ -271,7 +284,7 @@ func (s *server) postLogin(w http.ResponseWriter, r *http.Request) {
 	}
 	if !ok {
 		s.log.InfoContext(ctx, "sign-in refused")
-		s.renderLogin(w, r, http.StatusForbidden, query, loginPage{Username: username, Failed: true})
+		s.renderLogin(w, r, http.StatusForbidden, query, loginPage{Next: next, Username: username, Failed: true})
 		return
 	}
 
@@ -288,14 +301,18 @@ func (s *server) postLogin(w http.ResponseWriter, r *http.Request) {
 	s.sessions.Put(ctx, sessionUsername, username)
 	s.sessions.Put(ctx, sessionCredential, s.users.credential(username))
 	s.sessions.Put(ctx, sessionLoginID, rand.Text())
-	s.sessions.Put(ctx, sessionAuthTime, now.UnixMicro())
+	s.sessions.Put(ctx, sessionAuthTime, strconv.FormatInt(now.UnixMicro(), 10))
 	s.sessions.SetDeadline(ctx, time.Now().Add(loginLifetime))
 	if err := s.saveSession(ctx, w); err != nil {
 		s.unavailable(w, r, "session could not be stored", err)
 		return
 	}
 	s.log.InfoContext(ctx, "signed in", "subject", username)
-	http.Redirect(w, r, returnPath(query), http.StatusSeeOther)
+	to := returnPath(query)
+	if query == "" && next == nextApplications {
+		to = pathApplications
+	}
+	http.Redirect(w, r, to, http.StatusSeeOther)
 }
 
 // postLogout ends the login, and goes on with the authorization request for

@@ -1,25 +1,28 @@
 // Command example-server is a small but complete OAuth 2.0 and OpenID Connect
 // authorization server on fosite, in which nothing is issued without a consent
-// grant: sign-in, consent page, all of fosite's response types, introspection,
-// revocation, discovery. It is meant to be read and pasted from.
+// grant: sign-in, consent page, a page on which users take back what they have allowed, all
+// of fosite's response types, introspection, revocation, discovery. It is meant to be read
+// and pasted from.
 //
 //	go run ./example-server        # a PostgreSQL of its own, and a demo to click through
 //	go run ./example-server -h     # what can be set
 //
 // # What is where
 //
-// Consent grants, browser sessions and keys are in PostgreSQL, so that several
-// processes on one database accept each other's pages and logins. Codes and tokens
-// are still in fosite's in-memory storage: a code has to be redeemed at the process
-// that issued it, and a restart ends all tokens; until then none is removed.
+// Everything is in PostgreSQL: consent grants, what is remembered of them, codes and tokens, browser sessions, keys.
+// Any number of processes behind one address share one database and nothing else, and
+// any of them can be killed at any moment. Clients and users are read from the files at
+// the start, so all processes need the same; and they have one issuer, which the database
+// remembers.
 //
 // Without a database URL, a private PostgreSQL is started on a temporary directory,
 // which is removed when the server stops.
 //
 // # What it does not do
 //
-// It does not limit how often a password may be tried, and terminates no TLS: put it
-// behind a proxy that does both, and that passes the Host header on.
+// It does not limit how often a password may be tried or a request pushed, which costs a
+// row until it expires, and terminates no TLS: put it behind a proxy that does these, and
+// that passes the Host header on.
 package main
 
 import (
@@ -33,13 +36,16 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 	"time"
 
+	"github.com/ory/fosite"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fosite-consent/fosite-consent/example-server/postgres"
 	"github.com/fosite-consent/fosite-consent/pgstore"
+	"github.com/fosite-consent/fosite-consent/pgstore/fositestore"
 )
 
 const (
@@ -48,6 +54,11 @@ const (
 )
 
 func main() {
+	// Each request makes much, of which little lives on: at Go's default the collector takes a
+	// tenth of the processors to keep a few megabytes free.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
@@ -72,13 +83,23 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		if clients, err = readClients(config.clientsFile); err == nil {
 			accounts, err = readUsers(config.usersFile)
 		}
+		if err == nil && config.issuer != "" && !isLoopback(hostname(config.issuer)) {
+			err = refuseSamples(clients, accounts)
+		}
 		if err != nil {
 			_, _ = fmt.Fprintf(stderr, "example-server: %v\n", err)
 			return 2
 		}
 	}
+	var operator adminCredential
+	if config.adminListen != "" {
+		if operator, err = readAdminCredential(config.adminTokenFile); err != nil {
+			_, _ = fmt.Fprintf(stderr, "example-server: -admin-token-file: %v\n", err)
+			return 2
+		}
+	}
 	log := newLogger(config.logFormat, stderr)
-	err = serve(ctx, config, clients, accounts, log, stdout)
+	err = serve(ctx, config, clients, accounts, operator, log, stdout)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) { // asked to stop while still starting
 		return 0
 	}
@@ -98,13 +119,22 @@ func newLogger(format string, w io.Writer) *slog.Logger {
 
 // serve runs the server until the context ends, and then takes everything down in
 // the opposite order: requests, background work, connections, PostgreSQL.
-func serve(ctx context.Context, config config, clients []*client, accounts *users, log *slog.Logger, stdout io.Writer) (err error) {
+func serve(ctx context.Context, config config, clients []*client, accounts *users, operator adminCredential, log *slog.Logger, stdout io.Writer) (err error) {
 	// First of all, since it is what fails when another process has the port.
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", config.listen)
 	if err != nil {
 		return fmt.Errorf("%w: choose another address with -listen, 127.0.0.1:0 for any free port", err)
 	}
 	defer func() { _ = listener.Close() }() // the HTTP server closes it first, if it is ever started
+
+	var adminListener net.Listener // nil without an operator
+	if config.adminListen != "" {
+		if adminListener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.adminListen); err != nil {
+			return fmt.Errorf("%w: choose another address with -admin-listen", err)
+		}
+		defer func() { _ = adminListener.Close() }()
+	}
+
 	issuer := config.issuer
 	if issuer == "" {
 		issuer = "http://" + listener.Addr().String()
@@ -132,7 +162,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 			log.Info("private PostgreSQL stopped")
 		}()
 	}
-	pool, keys, err := openDatabase(startCtx, databaseURL, config.demo())
+	pool, keys, err := openDatabase(startCtx, databaseURL, config, issuer, log)
 	if err != nil {
 		return err
 	}
@@ -147,10 +177,18 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	}
 
 	s := &server{
-		config: config, issuer: issuer, log: log, keys: keys, users: accounts,
+		config: config, issuer: issuer, log: log, keys: keys, users: accounts, clients: map[string]*client{},
 		sessions: newSessions(sessionStore{pool}, "session", isHTTPS(issuer)),
-		ready:    func(ctx context.Context) error { return checkTables(ctx, pool, store) },
 	}
+	storage, err := fositestore.New(pool, fositestore.Config{NewSession: func() fosite.Session { return newTokenSession() }, GetClient: s.getClient})
+	if err != nil {
+		return err
+	}
+	storageSweeper, err := fositestore.NewSweeper(pool, fositestore.SweeperConfig{Logger: log})
+	if err != nil {
+		return err
+	}
+	s.ready = func(ctx context.Context) error { return checkTables(ctx, pool, store, storage) }
 	onEvent := logEvents(log)
 	if config.demo() {
 		if s.demo, clients, s.users, err = newDemo(s); err != nil {
@@ -159,28 +197,21 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 		onEvent = s.demo.watch(onEvent)
 	}
 	s.provider, s.gate, s.fositeConfig, err = newProvider(providerConfig{ //nolint:contextcheck // Protect looks at a configuration only
-		issuer: issuer, clients: clients, keys: keys, grants: store,
+		issuer: issuer, keys: keys, grants: store, consents: store, storage: storage,
 		grantLifespan: config.grantLifespan, pkcePlain: config.pkcePlain, onEvent: onEvent,
 	})
 	if err != nil {
 		return err
 	}
-	s.clients = map[string]*client{}
 	for _, c := range clients {
 		s.clients[c.ID] = c
+	}
+	if err := s.checkTransaction(startCtx, clients); err != nil {
+		return err
 	}
 	handler, err := s.handler()
 	if err != nil {
 		return err
-	}
-	httpServer := &http.Server{
-		Handler:           handler,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       15 * time.Second,
-		WriteTimeout:      config.requestTimeout + 15*time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    128 << 10,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 
 	// Background work outlives the signal until the last request is answered.
@@ -189,9 +220,21 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	var work errgroup.Group
 	work.Go(func() error { return sweeper.Run(workCtx) })
 	work.Go(func() error { return sessionStore{pool}.sweep(workCtx, log) })
+	work.Go(func() error { return storageSweeper.Run(workCtx) })
+	work.Go(func() error { return keys.signing.run(workCtx) })
 
-	served := make(chan error, 1)
-	go func() { served <- httpServer.Serve(listener) }()
+	var servers []*http.Server
+	served := make(chan error, 2)
+	start := func(handler http.Handler, listener net.Listener) {
+		server := newHTTPServer(handler, config, log)
+		servers = append(servers, server)
+		go func() { served <- server.Serve(listener) }()
+	}
+	start(handler, listener)
+	if adminListener != nil {
+		start(s.adminHandler(operator), adminListener)
+		log.Info("listening for the operator", "addr", adminListener.Addr().String())
+	}
 	log.Info("listening", "addr", listener.Addr().String(), "issuer", issuer)
 	if s.demo != nil {
 		s.demo.announce(stdout)
@@ -201,16 +244,40 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	case <-ctx.Done():
 		log.Info("stopping")
 	case err = <-served:
-		return errors.Join(err, stopAndWait(stopWork, &work))
 	case <-postgresDone:
 		err = errors.New("the private PostgreSQL has ended")
 	}
 	stopCtx, cancelStop := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancelStop()
-	if stopErr := httpServer.Shutdown(stopCtx); stopErr != nil {
-		err = errors.Join(err, stopErr, httpServer.Close())
+	for _, server := range servers {
+		if stopErr := server.Shutdown(stopCtx); stopErr != nil {
+			err = errors.Join(err, stopErr, server.Close())
+		}
 	}
 	return errors.Join(err, stopAndWait(stopWork, &work))
+}
+
+func newHTTPServer(handler http.Handler, config config, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       15 * time.Second,
+		WriteTimeout:      config.requestTimeout + 15*time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    128 << 10,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+}
+
+// checkTransaction tries, once, whether the grant and the code really are stored in one
+// transaction. If not, the server is not to start.
+func (s *server) checkTransaction(ctx context.Context, clients []*client) error {
+	if len(clients) == 0 {
+		return errors.New("there are no clients")
+	}
+	trial := newTokenSession()
+	trial.Subject = "start-up"
+	return s.gate.Check(ctx, clients[0], trial)
 }
 
 // stopAndWait ends the background work.

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/go-jose/go-jose/v3"
 	"github.com/ory/fosite"
@@ -14,10 +16,10 @@ import (
 )
 
 // newTokenSession returns the session that fosite fills from what it has stored.
-func (s *server) newTokenSession() *openid.DefaultSession {
+func newTokenSession() *openid.DefaultSession {
 	return &openid.DefaultSession{
 		Claims:  &jwt.IDTokenClaims{},
-		Headers: &jwt.Headers{Extra: map[string]interface{}{"kid": s.keys.signing.KeyID}},
+		Headers: &jwt.Headers{},
 	}
 }
 
@@ -35,9 +37,8 @@ func addChallenge(w http.ResponseWriter, err error) {
 // token is the token endpoint (RFC 6749, Section 3.2).
 func (s *server) token(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	// What fosite's in-memory storage keeps of a request keeps all of its body.
 	r.Body = http.MaxBytesReader(w, r.Body, maxTokenRequest)
-	request, err := s.provider.NewAccessRequest(ctx, r, s.newTokenSession())
+	request, err := s.provider.NewAccessRequest(ctx, r, newTokenSession())
 	if err != nil {
 		s.logTokenError(r, request, err)
 		addChallenge(w, err)
@@ -55,6 +56,11 @@ func (s *server) token(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	response, err := s.provider.NewAccessResponse(ctx, request)
+	// Somebody else has used the code or the refresh token at the same moment, which fosite takes
+	// for a failure of this server, or of the request (RFC 6749, Section 5.2).
+	if errors.Is(err, fosite.ErrInvalidatedAuthorizeCode) || errors.Is(err, fosite.ErrInactiveToken) {
+		err = fosite.ErrInvalidGrant.WithWrap(err)
+	}
 	if err != nil {
 		s.logTokenError(r, request, err)
 		s.provider.WriteAccessError(ctx, w, request, err)
@@ -74,7 +80,7 @@ func (s *server) logTokenError(r *http.Request, request fosite.AccessRequester, 
 // introspect is the introspection endpoint (RFC 7662).
 func (s *server) introspect(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
-	response, err := s.provider.NewIntrospectionRequest(ctx, r, s.newTokenSession())
+	response, err := s.provider.NewIntrospectionRequest(ctx, r, newTokenSession())
 	if err != nil {
 		if !errors.Is(err, fosite.ErrInactiveToken) { // which is an answer
 			s.logOAuthError(ctx, "introspection refused", "", err)
@@ -107,7 +113,7 @@ func (s *server) userinfo(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusUnauthorized, map[string]string{"error": "invalid_request", "error_description": "An access token is needed in the Authorization header."})
 		return
 	}
-	use, request, err := s.provider.IntrospectToken(ctx, token, fosite.AccessToken, s.newTokenSession(), "openid")
+	use, request, err := s.provider.IntrospectToken(ctx, token, fosite.AccessToken, newTokenSession(), "openid")
 	if err != nil || use != fosite.AccessToken {
 		status, name := http.StatusUnauthorized, "invalid_token"
 		if err != nil && fosite.ErrorToRFC6749Error(err).ErrorField == fosite.ErrInvalidScope.ErrorField {
@@ -130,10 +136,17 @@ func (s *server) userinfo(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, claims)
 }
 
-// jwks publishes the key of the ID tokens (RFC 7517).
-func (s *server) jwks(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Cache-Control", "public, max-age=300")
-	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.keys.signing.Public()}})
+// jwks publishes the keys of the ID tokens (RFC 7517).
+func (s *server) jwks(w http.ResponseWriter, r *http.Request) {
+	set, err := s.keys.signing.published()
+	if err != nil {
+		s.log.ErrorContext(r.Context(), "no JWKS", "error", err)
+		w.Header().Set("Retry-After", "5")
+		writeJSON(w, http.StatusServiceUnavailable, map[string]string{"error": "temporarily_unavailable"})
+		return
+	}
+	w.Header().Set("Cache-Control", "public, max-age="+strconv.Itoa(int(jwksMaxAge/time.Second)))
+	writeJSON(w, http.StatusOK, set)
 }
 
 // discovery says where everything is (OpenID Connect Discovery 1.0, Section 4; RFC 8414).
@@ -149,6 +162,8 @@ func (s *server) discovery(w http.ResponseWriter, _ *http.Request) {
 		"token_endpoint":                                   s.issuer + pathToken,
 		"introspection_endpoint":                           s.issuer + pathIntrospect,
 		"revocation_endpoint":                              s.issuer + pathRevoke,
+		"pushed_authorization_request_endpoint":            s.issuer + pathPush,
+		"require_pushed_authorization_requests":            false, // of some clients
 		"userinfo_endpoint":                                s.issuer + pathUserinfo,
 		"jwks_uri":                                         s.issuer + pathJWKS,
 		"scopes_supported":                                 []string{"openid", "profile", "offline_access"},
@@ -156,7 +171,7 @@ func (s *server) discovery(w http.ResponseWriter, _ *http.Request) {
 		"response_modes_supported":                         responseModes,
 		"grant_types_supported":                            grantTypes,
 		"subject_types_supported":                          []string{"public"},
-		"id_token_signing_alg_values_supported":            []string{s.keys.signing.Algorithm},
+		"id_token_signing_alg_values_supported":            []string{string(jose.RS256)},
 		"request_object_signing_alg_values_supported":      append([]string{"none"}, signingAlgs...),
 		"token_endpoint_auth_methods_supported":            authMethods,
 		"token_endpoint_auth_signing_alg_values_supported": signingAlgs,

@@ -29,6 +29,7 @@ const (
 	defaultPolicy  = pagePolicy + "; img-src 'self'; form-action 'self'"
 	loginPolicy    = pagePolicy + "; img-src 'self'"
 	formPostPolicy = pagePolicy + "; img-src 'self'; script-src 'self'"
+	scriptedPolicy = defaultPolicy + "; script-src 'self'"
 )
 
 func setPolicy(w http.ResponseWriter, policy string) {
@@ -146,10 +147,28 @@ func (s *server) unavailable(w http.ResponseWriter, r *http.Request, what string
 		Explanation: "The server has a problem. Nothing was approved and nothing was changed.",
 		Advice:      "Please try again in a moment.",
 	}
-	if r.Method == http.MethodGet {
-		p.Link, p.LinkText = r.URL.RequestURI(), "Try again"
+	if p.Link = retryPath(r); p.Link != "" {
+		p.LinkText = "Try again"
 	}
 	s.renderError(w, r, http.StatusServiceUnavailable, p)
+}
+
+// retryPath is where somebody who was answered with an error begins anew, "" if there
+// is no such place: at the same address, or, after a form was sent, with the
+// authorization request that was in it.
+func retryPath(r *http.Request) string {
+	if r.Method == http.MethodGet {
+		return r.URL.RequestURI()
+	}
+	form, err := posted(r)
+	if err != nil || !form.Has(fieldRequest) {
+		return ""
+	}
+	query, err := returnQuery(form.Get(fieldRequest))
+	if err != nil {
+		return ""
+	}
+	return returnPath(query)
 }
 
 // badForm is the page for a form that none of our pages can have sent.

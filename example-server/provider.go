@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/go-retryablehttp"
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/compose"
-	"github.com/ory/fosite/storage"
+	"github.com/ory/fosite/handler/openid"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
@@ -19,9 +19,10 @@ import (
 // providerConfig is what the authorization server proper is made of.
 type providerConfig struct {
 	issuer        string
-	clients       []*client
 	keys          *keys
 	grants        fositeconsent.GrantStorage
+	consents      fositeconsent.ConsentStorage // that of the grants
+	storage       any                          // fosite's, whose transactions the grants join if it has any
 	grantLifespan time.Duration
 	pkcePlain     bool
 	onEvent       func(context.Context, fositeconsent.Event)
@@ -29,10 +30,6 @@ type providerConfig struct {
 
 // newProvider puts fosite together, with the gate in front of whatever issues
 // something.
-//
-// Codes and tokens are in fosite's in-memory storage: they are gone after a
-// restart, and a code must be redeemed at the process that issued it. Consent grants
-// are in PostgreSQL.
 func newProvider(c providerConfig) (fosite.OAuth2Provider, *fositeconsent.Gate, *fosite.Config, error) {
 	fetch := newFetcher()
 	// A fosite.Config belongs to one provider: compose.Compose adds handlers to it.
@@ -42,7 +39,7 @@ func newProvider(c providerConfig) (fosite.OAuth2Provider, *fositeconsent.Gate, 
 		AccessTokenIssuer:              c.issuer,
 		TokenURL:                       c.issuer + pathToken,
 		AccessTokenLifespan:            time.Hour,
-		IDTokenLifespan:                time.Hour,
+		IDTokenLifespan:                idTokenLifespan,
 		RefreshTokenLifespan:           30 * 24 * time.Hour,
 		AuthorizeCodeLifespan:          time.Minute, // RFC 6749, Section 4.1.2: 10 minutes at most
 		ClientSecretsHasher:            secretHasher{},
@@ -55,26 +52,32 @@ func newProvider(c providerConfig) (fosite.OAuth2Provider, *fositeconsent.Gate, 
 		FormPostHTMLTemplate:           formPostTemplate,
 		HTTPClient:                     fetch,
 		JWKSFetcherStrategy:            fosite.NewDefaultJWKSFetcherStrategy(fosite.JWKSFetcherWithHTTPClient(fetch)),
+
+		PushedAuthorizeRequestURIPrefix: requestURIPrefix,
+		PushedAuthorizeContextLifespan:  pushedLifespan,
 	}
-	store := storage.NewMemoryStore()
-	for _, client := range c.clients {
-		store.Clients[client.ID] = client
-	}
-	signingKey := func(context.Context) (interface{}, error) { return c.keys.signing, nil }
+	// Where a client asserts who it is, this server has three names (RFC 9126, Section 2).
+	names := fosite.Fosite{Config: assertionAudience{config, []string{c.issuer, c.issuer + pathToken, c.issuer + pathPush}}}
+	names.Store, _ = c.storage.(fosite.Storage)
+	config.ClientAuthenticationStrategy = names.DefaultClientAuthenticationStrategy
+	signer := newTokenSigner(c.keys.signing)
 	strategy := &compose.CommonStrategy{
 		CoreStrategy:               compose.NewOAuth2HMACStrategy(config),
-		OpenIDConnectTokenStrategy: compose.NewOpenIDConnectStrategy(signingKey, config),
+		OpenIDConnectTokenStrategy: &openid.DefaultStrategy{Signer: signer, Config: config},
+		Signer:                     signer, // reads id_token_hint
 	}
 	gate, err := fositeconsent.NewGate(c.grants, fositeconsent.Config{
-		Issuer:        c.issuer,
-		GrantLifespan: c.grantLifespan,
-		LoginSession:  loginSession,
-		OnEvent:       c.onEvent,
+		Issuer:         c.issuer,
+		GrantLifespan:  c.grantLifespan,
+		LoginSession:   loginSession,
+		Consents:       c.consents,
+		DescribeClient: shownOfClient,
+		OnEvent:        noteEvent(c.onEvent),
 	})
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	provider := compose.Compose(config, store, strategy,
+	provider := compose.Compose(config, c.storage, strategy,
 		gate.Factory, // first, always
 
 		compose.OAuth2AuthorizeExplicitFactory,
@@ -91,11 +94,41 @@ func newProvider(c providerConfig) (fosite.OAuth2Provider, *fositeconsent.Gate, 
 		compose.OAuth2TokenRevocationFactory,
 
 		compose.OAuth2PKCEFactory,
+		compose.PushedAuthorizeHandlerFactory,
 	)
 	if provider, err = gate.Protect(provider); err != nil {
 		return nil, nil, nil, err
 	}
 	return provider, gate, config, nil
+}
+
+// assertionAudience is the configuration with all that a client assertion may have in
+// "aud"; fosite's own has the token endpoint alone.
+type assertionAudience struct {
+	*fosite.Config
+	names []string
+}
+
+// GetTokenURLs implements fosite.TokenURLProvider.
+func (a assertionAudience) GetTokenURLs(context.Context) []string { return a.names }
+
+type eventKey struct{}
+
+// withEvent returns a context, and the place to which [noteEvent] brings what the gate
+// says of what is done with it.
+func withEvent(ctx context.Context) (context.Context, *fositeconsent.Event) {
+	var e fositeconsent.Event
+	return context.WithValue(ctx, eventKey{}, &e), &e
+}
+
+// noteEvent returns a Config.OnEvent that fills the place of withEvent.
+func noteEvent(next func(context.Context, fositeconsent.Event)) func(context.Context, fositeconsent.Event) {
+	return func(ctx context.Context, e fositeconsent.Event) {
+		if told, ok := ctx.Value(eventKey{}).(*fositeconsent.Event); ok {
+			*told = e
+		}
+		next(ctx, e)
+	}
 }
 
 // newFetcher returns the client for the request_uris and jwks_uris that are

@@ -17,16 +17,19 @@ import (
 
 // The endpoints.
 const (
-	pathAuthorize  = "/oauth2/auth"
-	pathToken      = "/oauth2/token"
-	pathIntrospect = "/oauth2/introspect"
-	pathRevoke     = "/oauth2/revoke"
-	pathUserinfo   = "/userinfo"
-	pathJWKS       = "/.well-known/jwks.json"
-	pathLogin      = "/login"
-	pathLogout     = "/logout"
-	pathConsent    = "/consent"
-	pathAssets     = "/assets/"
+	pathAuthorize    = "/oauth2/auth"
+	pathPush         = "/oauth2/par"
+	pathToken        = "/oauth2/token"
+	pathIntrospect   = "/oauth2/introspect"
+	pathRevoke       = "/oauth2/revoke"
+	pathUserinfo     = "/userinfo"
+	pathJWKS         = "/.well-known/jwks.json"
+	pathLogin        = "/login"
+	pathLogout       = "/logout"
+	pathConsent      = "/consent"
+	pathApplications = "/account/applications"
+	pathTakeBack     = "/account/applications/revoke"
+	pathAssets       = "/assets/"
 )
 
 // server answers HTTP requests. Everything in it is safe for concurrent use.
@@ -64,6 +67,7 @@ func (s *server) handler() (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.Handle("GET "+pathAuthorize, s.withSession(s.getAuthorize))
 	mux.HandleFunc("POST "+pathAuthorize, s.postAuthorize)
+	mux.HandleFunc(pathPush, s.push)
 	mux.HandleFunc(pathToken, s.token)
 	mux.HandleFunc(pathIntrospect, s.introspect)
 	mux.HandleFunc(pathRevoke, s.revoke)
@@ -77,6 +81,9 @@ func (s *server) handler() (http.Handler, error) {
 	mux.Handle("POST "+pathLogin, decision(s.postLogin))
 	mux.Handle("POST "+pathLogout, decision(s.postLogout))
 	mux.Handle("POST "+pathConsent, decision(s.postConsent))
+	mux.Handle("GET "+pathApplications, s.withSession(s.getApplications))
+	mux.Handle("GET "+pathTakeBack, s.withSession(s.getTakeBack))
+	mux.Handle("POST "+pathTakeBack, decision(s.postTakeBack))
 
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, http.StatusOK, map[string]string{"status": "ok"})
@@ -89,7 +96,7 @@ func (s *server) handler() (http.Handler, error) {
 	} else {
 		mux.Handle("GET /{$}", http.RedirectHandler(pathLogin, http.StatusSeeOther))
 	}
-	return http.MaxBytesHandler(s.observe(s.secure(mux)), maxBody), nil
+	return http.MaxBytesHandler(s.observe(s.secure(mux), s.broken), maxBody), nil
 }
 
 // readyz says whether the database and its tables are fit for work.
@@ -107,16 +114,9 @@ func (s *server) secure(next http.Handler) http.Handler {
 	https := isHTTPS(s.issuer)
 	local := isLoopback(hostname(s.issuer))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := w.Header()
-		h.Set("Content-Security-Policy", defaultPolicy)
-		h.Set("X-Frame-Options", "DENY")
-		h.Set("X-Content-Type-Options", "nosniff")
-		// Pages' addresses hold authorization requests: they go to nobody else. Not
-		// no-referrer, with which browsers send "Origin: null" with our own forms.
-		h.Set("Referrer-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
+		setSecurityHeaders(w.Header())
 		if https {
-			h.Set("Strict-Transport-Security", "max-age=31536000")
+			w.Header().Set("Strict-Transport-Security", "max-age=31536000")
 		}
 		// A site whose name was made to lead to this machine (DNS rebinding) gets nothing.
 		if local && !isLoopback(hostname("//"+r.Host)) {
@@ -127,9 +127,28 @@ func (s *server) secure(next http.Handler) http.Handler {
 	})
 }
 
-// observe bounds a request in time, logs it, and turns a panic into a page. What is
+// setSecurityHeaders sets those that do not depend on where the server is.
+func setSecurityHeaders(h http.Header) {
+	h.Set("Content-Security-Policy", defaultPolicy)
+	h.Set("X-Frame-Options", "DENY")
+	h.Set("X-Content-Type-Options", "nosniff")
+	// Pages' addresses hold authorization requests: they go to nobody else. Not
+	// no-referrer, with which browsers send "Origin: null" with our own forms.
+	h.Set("Referrer-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+}
+
+// broken answers a request in which something panicked.
+func (s *server) broken(w http.ResponseWriter, r *http.Request) {
+	w.Header().Del("Location")
+	s.renderError(w, r, http.StatusInternalServerError, errorPage{
+		Heading: "Something went wrong here", Explanation: "The server could not finish this.", Advice: "Please try again.",
+	})
+}
+
+// observe bounds a request in time, logs it, and has broken answer after a panic. What is
 // logged of the address is the route: queries hold codes and states.
-func (s *server) observe(next http.Handler) http.Handler {
+func (s *server) observe(next http.Handler, broken http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		ctx, cancel := context.WithTimeout(r.Context(), s.config.requestTimeout)
@@ -143,10 +162,7 @@ func (s *server) observe(next http.Handler) http.Handler {
 				}
 				s.log.ErrorContext(ctx, "panic", "value", v, "stack", string(debug.Stack()))
 				if rec.status == 0 {
-					rec.Header().Del("Location")
-					s.renderError(rec, r, http.StatusInternalServerError, errorPage{
-						Heading: "Something went wrong here", Explanation: "The server could not finish this.", Advice: "Please try again.",
-					})
+					broken(rec, r)
 				}
 			}
 			s.log.InfoContext(ctx, "request", "method", r.Method, "route", r.Pattern, "status", rec.status, "bytes", rec.bytes, "duration", time.Since(start))

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"html"
 	"io"
 	"log/slog"
@@ -20,11 +21,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/alexedwards/scs/v2/memstore"
 	"github.com/go-jose/go-jose/v3"
+	"github.com/ory/fosite"
+	"github.com/ory/fosite/storage"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 	"github.com/fosite-consent/fosite-consent/fositeconsent/consenttest"
@@ -49,6 +53,15 @@ var testSigningKey = sync.OnceValue(func() *jose.JSONWebKey {
 	return key
 })
 
+// testSigningKeys are keys that never grow old, of no database.
+func testSigningKeys() *signingKeys {
+	k := newSigningKeys(nil, time.Hour, slog.New(slog.DiscardHandler))
+	now := time.Now()
+	k.now = func() time.Time { return now }
+	k.state.Store(&keyState{keys: []signingKey{{testSigningKey(), now}}, asOf: now, read: now})
+	return k
+}
+
 const testClients = `[
 	{"client_id": "web", "client_secret": "web-secret-0123456789", "client_name": "<b>Photo & Book</b>",
 	 "client_uri": "https://photos.example", "logo_uri": "https://cdn.photos.example/logo.png", "policy_uri": "https://photos.example/privacy", "tos_uri": "https://photos.example/terms",
@@ -61,11 +74,13 @@ const testClients = `[
 
 // testServer is a running server and a browser in front of it.
 type testServer struct {
-	t      *testing.T
-	server *server
-	url    string
-	log    *syncBuffer
-	events *eventLog
+	t        *testing.T
+	server   *server
+	consents *consenttest.Storage
+	later    *atomic.Int64 // how far its clock is ahead
+	url      string
+	log      *syncBuffer
+	events   *eventLog
 	*browser
 }
 
@@ -109,6 +124,26 @@ func (l *eventLog) count(action fositeconsent.Action, reason string) (n int) {
 	return n
 }
 
+// memoryStorage is fosite's storage in memory, from which can be taken back what was issued.
+type memoryStorage struct{ *storage.MemoryStore }
+
+func (m memoryStorage) RevokeRequests(ctx context.Context, requestIDs []string) error {
+	for _, id := range requestIDs {
+		for signature, code := range m.AuthorizeCodes {
+			if code.GetID() != id {
+				continue
+			}
+			if err := m.InvalidateAuthorizeCodeSession(ctx, signature); err != nil {
+				return err
+			}
+		}
+		if err := errors.Join(m.RevokeRefreshToken(ctx, id), m.RevokeAccessToken(ctx, id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func newTestServer(t *testing.T, change ...func(*server, *providerConfig)) *testServer {
 	t.Helper()
 	clients, err := parseClientsText(t, testClients)
@@ -125,13 +160,19 @@ func newTestServer(t *testing.T, change ...func(*server, *providerConfig)) *test
 	front := httptest.NewUnstartedServer(nil)
 	s := &server{
 		config: config{requestTimeout: 10 * time.Second}, issuer: "http://" + front.Listener.Addr().String(), log: logger,
-		keys: &keys{secret: bytes.Repeat([]byte{7}, 32), signing: testSigningKey()}, users: accounts, clients: map[string]*client{},
+		keys: &keys{secret: bytes.Repeat([]byte{7}, 32), signing: testSigningKeys()}, users: accounts, clients: map[string]*client{},
 		ready: func(context.Context) error { return nil },
 	}
+	memory := memoryStorage{storage.NewMemoryStore()}
+	later := new(atomic.Int64)
+	consents := consenttest.NewStorage(func() time.Time { return time.Now().Add(time.Duration(later.Load())) })
 	logEvent := logEvents(logger)
 	c := providerConfig{
-		issuer: s.issuer, clients: clients, keys: s.keys, grants: consenttest.NewStorage(time.Now), grantLifespan: time.Minute,
+		issuer: s.issuer, keys: s.keys, storage: memory, grants: consents, consents: consents, grantLifespan: time.Minute,
 		onEvent: func(ctx context.Context, e fositeconsent.Event) { logEvent(ctx, e); events.add(ctx, e) },
+	}
+	for _, client := range clients {
+		s.clients[client.ID] = client
 	}
 	for _, f := range change {
 		f(s, &c)
@@ -140,8 +181,8 @@ func newTestServer(t *testing.T, change ...func(*server, *providerConfig)) *test
 	if s.sessions == nil {
 		s.sessions = newSessions(memstore.NewWithCleanupInterval(0), "session", isHTTPS(s.issuer))
 	}
-	for _, client := range c.clients {
-		s.clients[client.ID] = client
+	for id, client := range s.clients {
+		memory.Clients[id] = client
 	}
 	if s.provider, s.gate, s.fositeConfig, err = newProvider(c); err != nil {
 		t.Fatal(err)
@@ -151,7 +192,7 @@ func newTestServer(t *testing.T, change ...func(*server, *providerConfig)) *test
 	}
 	front.Start()
 	t.Cleanup(front.Close)
-	return &testServer{t: t, server: s, url: front.URL, log: log, events: events, browser: newBrowser(t, front.URL)}
+	return &testServer{t: t, server: s, consents: consents, later: later, url: front.URL, log: log, events: events, browser: newBrowser(t, front.URL)}
 }
 
 // browser keeps cookies and follows redirects by hand.
@@ -415,10 +456,52 @@ func TestOnlyTheExactDecisionCounts(t *testing.T) {
 	ts.do(r).is(t, http.StatusBadRequest, "This could not be understood")
 	ts.get(pathConsent+"?"+approve(form).Encode()).is(t, http.StatusNotFound, "There is nothing here")
 
-	if n := ts.events.count(fositeconsent.ActionMint, ""); n != 0 {
+	if n := ts.events.count(fositeconsent.ActionApprove, ""); n != 0 {
 		t.Fatalf("%d grants were minted", n)
 	}
 	ts.post(pathConsent, approve(form)).toClient(t) // the page is still good
+}
+
+// Who approves and ticks nothing is asked again: a code without a scope is of no use to
+// the client, and not what a person means. A request that asks for none can be approved.
+func TestAnApprovalOfNothingIsAskedAgain(t *testing.T) {
+	ts := newTestServer(t)
+	request := codeRequest("scope", "photos.read offline_access") // openid could not be unticked
+	form := ts.signIn(ts.authorize(request), "alice").form()
+	withoutScopes := with(form)
+	delete(withoutScopes, fieldScope)
+	onlyAudience := approve(withoutScopes)
+	nothing := with(onlyAudience)
+	delete(nothing, fieldAudience)
+	for name, decision := range map[string]url.Values{"nothing": nothing, "the audience alone": onlyAudience} {
+		page := ts.post(pathConsent, decision)
+		page.is(t, http.StatusBadRequest, "Allow access?")
+		if again := page.form(); !strings.Contains(page.body, "Tick something, or deny.") || again.Get(fieldTicket) == form.Get(fieldTicket) ||
+			!slices.Equal(again[fieldScope], form[fieldScope]) || again.Get(fieldRequest) != form.Get(fieldRequest) {
+			t.Errorf("with %s ticked, the page is not there again as it was, with the reason:\n%s", name, page.body)
+		}
+		if page.Header.Get("Location") != "" {
+			t.Errorf("with %s ticked, the browser is sent to %q", name, page.Header.Get("Location"))
+		}
+		form = page.form()
+	}
+	if n := ts.events.count(fositeconsent.ActionApprove, ""); n != 0 {
+		t.Fatalf("%d grants were minted", n)
+	}
+	if got := ts.post(pathConsent, approve(form)).toClient(t); got.Get("code") == "" || got.Get("scope") != "photos.read offline_access" {
+		t.Errorf("the page that was shown again brings %v", got)
+	}
+
+	form = ts.authorize(request).form()
+	delete(form, fieldScope)
+	if got := ts.post(pathConsent, deny(form)).toClient(t); got.Get("error") != "access_denied" {
+		t.Errorf("a denial with nothing ticked brings %v", got)
+	}
+	page := ts.authorize(codeRequest("scope", ""))
+	page.is(t, http.StatusOK, "Allow access?")
+	if got := ts.post(pathConsent, approve(page.form())).toClient(t); got.Get("code") == "" {
+		t.Errorf("an approval of a request without a scope brings %v", got)
+	}
 }
 
 func TestADecisionOnAnotherRequestIsRefused(t *testing.T) {
@@ -470,7 +553,7 @@ func TestADecisionOnAnotherRequestIsRefused(t *testing.T) {
 		})
 	}
 	ts.post(pathConsent, approve(with(form, fieldTicket, form.Get(fieldTicket)+"x"))).is(t, http.StatusConflict, "Allow access?")
-	if n := ts.events.count(fositeconsent.ActionMint, "") + ts.events.count(fositeconsent.ActionDeny, ""); n != 0 {
+	if n := ts.events.count(fositeconsent.ActionApprove, "") + ts.events.count(fositeconsent.ActionDeny, ""); n != 0 {
 		t.Fatalf("%d decisions were stored", n)
 	}
 	ts.post(pathConsent, approve(form)).toClient(t) // the page is still good
@@ -496,10 +579,66 @@ func TestAPageIsAnsweredOnce(t *testing.T) {
 		t.Errorf("denied: %v", params)
 	}
 	ts.post(pathConsent, approve(form)).is(t, http.StatusConflict, "This page has already been answered")
-	if n := ts.events.count(fositeconsent.ActionConsume, ""); n != 1 {
+	if n := ts.events.count(fositeconsent.ActionApprove, ""); n != 1 {
 		t.Errorf("%d codes", n)
 	}
 }
+
+// failingGrants is a storage of grants that fails as often as it is told to.
+type failingGrants struct {
+	fositeconsent.GrantStorage
+	failures atomic.Int64
+}
+
+func (f *failingGrants) CreateConsentGrant(ctx context.Context, grant *fositeconsent.Grant) error {
+	if f.failures.Add(-1) >= 0 {
+		return io.ErrUnexpectedEOF
+	}
+	return f.GrantStorage.CreateConsentGrant(ctx, grant)
+}
+
+func TestADecisionThatCouldNotBeStoredCanBeMadeAgain(t *testing.T) {
+	var grants failingGrants
+	ts := newTestServer(t, func(_ *server, c *providerConfig) {
+		grants.GrantStorage = c.grants
+		c.grants = &grants
+	})
+	form := ts.signIn(ts.authorize(codeRequest()), "alice").form()
+	for name, decision := range map[string]url.Values{"approved": approve(form), "denied": deny(form)} {
+		grants.failures.Store(1)
+		a := ts.post(pathConsent, decision)
+		a.is(t, http.StatusServiceUnavailable, "This is not working right now")
+		if !strings.Contains(a.body, "Nothing was approved") || a.Header.Get("Retry-After") == "" || strings.Contains(a.body, "EOF") {
+			t.Errorf("%s: the page says %s", name, a.body)
+		}
+		again := retryLink.FindStringSubmatch(a.body)
+		if again == nil {
+			t.Fatalf("%s: there is no way on: %s", name, a.body)
+		}
+		ts.get(html.UnescapeString(again[1])).is(t, http.StatusOK, "Allow access?")
+	}
+	if ts.post(pathConsent, approve(form)).toClient(t).Get("code") == "" { // the page is still good
+		t.Error("no code")
+	}
+}
+
+func TestADecisionWithAnUnknownOutcomeIsNotCalledUndone(t *testing.T) {
+	ts := newTestServer(t)
+	ctx, told := withEvent(t.Context())
+	noteEvent(func(context.Context, fositeconsent.Event) {})(ctx, fositeconsent.Event{Consumed: true})
+	if !told.Consumed {
+		t.Fatal("the event did not arrive")
+	}
+	w := httptest.NewRecorder()
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, pathConsent, nil)
+	ts.server.refuseDecision(w, r, nil, standing{}, decision{query: codeRequest().Encode()}, *told, fosite.ErrServerError)
+	body := w.Body.String()
+	if again := retryLink.FindStringSubmatch(body); w.Code != http.StatusServiceUnavailable || strings.Contains(body, "Nothing was approved") || again == nil {
+		t.Fatalf("status %d, %s", w.Code, body)
+	}
+}
+
+var retryLink = regexp.MustCompile(`<a class="button primary wide" href="([^"]*)">Try again</a>`)
 
 func TestAPageIsAnsweredByTheLoginThatSawIt(t *testing.T) {
 	ts := newTestServer(t)
@@ -513,7 +652,7 @@ func TestAPageIsAnsweredByTheLoginThatSawIt(t *testing.T) {
 	stranger := newBrowser(t, ts.url)
 	stranger.follow(stranger.post(pathConsent, approve(form))).is(t, http.StatusOK, "Sign in")
 
-	if n := ts.events.count(fositeconsent.ActionMint, "foreign_ticket"); n != 2 {
+	if n := ts.events.count(fositeconsent.ActionApprove, "foreign_ticket"); n != 2 {
 		t.Errorf("%d refusals", n)
 	}
 	ts.post(pathConsent, approve(form)).toClient(t)
@@ -574,6 +713,86 @@ func TestAFreshLoginIsAskedForOncePerRequest(t *testing.T) {
 				ts.authorize(codeRequest()).is(t, http.StatusOK, "Allow access?")
 			})
 		}
+	}
+}
+
+// Nobody signs in again for a request because the answer to it could not be stored.
+func TestAFreshLoginIsGoodUntilTheRequestIsAnswered(t *testing.T) {
+	for name, answer := range map[string]func(url.Values) url.Values{"approved": approve, "denied": deny} {
+		t.Run(name, func(t *testing.T) {
+			var grants failingGrants
+			ts := newTestServer(t, func(_ *server, c *providerConfig) {
+				grants.GrantStorage = c.grants
+				c.grants = &grants
+			})
+			request := codeRequest("prompt", "login")
+			form := ts.signIn(ts.authorize(request), "alice").form()
+			grants.failures.Store(1)
+			failed := ts.post(pathConsent, answer(form))
+			failed.is(t, http.StatusServiceUnavailable, "This is not working right now")
+			again := retryLink.FindStringSubmatch(failed.body)
+			if again == nil {
+				t.Fatalf("there is no way on: %s", failed.body)
+			}
+			ts.get(html.UnescapeString(again[1])).is(t, http.StatusOK, "Allow access?")
+			ts.post(pathConsent, approve(with(form, fieldTicket, form.Get(fieldTicket)+"x"))).is(t, http.StatusConflict, "Allow access?")
+			ts.post(pathConsent, approve(with(form, fieldScope, "photos.write"))).is(t, http.StatusBadRequest, "This could not be understood")
+			ts.post(pathConsent, answer(form)).toClient(t)        // the page is still good
+			ts.authorize(request).is(t, http.StatusOK, "Sign in") // the same request again is a new one
+		})
+	}
+}
+
+// A request that is answered with an error is answered.
+func TestAFreshLoginIsNotGoodAfterAnError(t *testing.T) {
+	ts := newTestServer(t, func(_ *server, c *providerConfig) { c.storage = &usedUp{c.storage.(memoryStorage)} })
+	pushed := ts.pushed(codeRequest("prompt", "login"))
+	form := ts.signIn(ts.authorize(pushed), "alice").form()
+	if params := ts.post(pathConsent, approve(form)).toClient(t); params.Get("error") != "invalid_request_uri" || params.Get("state") != "state-0123456789" {
+		t.Errorf("the client gets %v", params)
+	}
+	ts.authorize(pushed).is(t, http.StatusOK, "Sign in")
+}
+
+// usedUp is a storage whose pushed requests somebody else has always answered.
+type usedUp struct{ memoryStorage }
+
+func (*usedUp) DeletePARSession(context.Context, string) error { return nil }
+
+func (*usedUp) ClaimPushedAuthorizeRequest(context.Context, string) error {
+	return fositeconsent.ErrRequestURIUsed
+}
+
+// flakySessions is a store of sessions that can be told to fail.
+type flakySessions struct {
+	*memstore.MemStore
+	fail atomic.Bool
+}
+
+func (f *flakySessions) Commit(token string, data []byte, expiry time.Time) error {
+	if f.fail.Load() {
+		return io.ErrUnexpectedEOF
+	}
+	return f.MemStore.Commit(token, data, expiry)
+}
+
+func TestAnAnswerIsNotLostWithTheSession(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer func(url.Values) url.Values
+		field  string
+	}{"approved": {approve, "code"}, "denied": {deny, "error"}} {
+		t.Run(name, func(t *testing.T) {
+			sessions := &flakySessions{MemStore: memstore.NewWithCleanupInterval(0)}
+			ts := newTestServer(t, func(s *server, _ *providerConfig) { s.sessions = newSessions(sessions, "session", false) })
+			form := ts.signIn(ts.authorize(codeRequest("prompt", "login")), "alice").form()
+			sessions.fail.Store(true)
+			if params := ts.post(pathConsent, test.answer(form)).toClient(t); params.Get(test.field) == "" {
+				t.Errorf("the client gets %v", params)
+			}
+			if log := ts.log.String(); !strings.Contains(log, `"level":"ERROR","msg":"session could not be stored after the answer"`) {
+				t.Errorf("%s", log)
+			}
+		})
 	}
 }
 
@@ -782,14 +1001,16 @@ func TestEveryPageCarriesItsHeaders(t *testing.T) {
 		answer
 		policy string
 	}{
-		"login":     {login, loginPolicy},
-		"consent":   {consent, pagePolicy + "; script-src 'self'; img-src 'self' https://cdn.photos.example"},
-		"answered":  {ts.post(pathConsent, approve(formPost.form())), formPostPolicy},
-		"error":     {ts.get(pathAuthorize), defaultPolicy},
-		"not found": {ts.get("/nope"), defaultPolicy},
-		"account":   {ts.get(pathLogin), defaultPolicy},
-		"bad form":  {ts.post(pathConsent, nil), defaultPolicy},
-		"jwks":      {ts.get(pathJWKS), defaultPolicy},
+		"login":             {login, loginPolicy},
+		"consent":           {consent, pagePolicy + "; script-src 'self'; img-src 'self' https://cdn.photos.example"},
+		"answered":          {ts.post(pathConsent, approve(formPost.form())), formPostPolicy},
+		"error":             {ts.get(pathAuthorize), defaultPolicy},
+		"not found":         {ts.get("/nope"), defaultPolicy},
+		"account":           {ts.get(pathLogin), defaultPolicy},
+		"bad form":          {ts.post(pathConsent, nil), defaultPolicy},
+		"jwks":              {ts.get(pathJWKS), defaultPolicy},
+		"applications":      {ts.get(pathApplications), pagePolicy + "; form-action 'self'; img-src 'self' https://cdn.photos.example"},
+		"access taken back": {ts.get(pathTakeBack), defaultPolicy + "; script-src 'self'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := test.Header
@@ -871,7 +1092,7 @@ func TestNoSecretIsLogged(t *testing.T) {
 		ts.do(r)
 	}
 	log := ts.log.String()
-	if !strings.Contains(log, `"action":"mint"`) || !strings.Contains(log, `"route":"POST /consent"`) {
+	if !strings.Contains(log, `"action":"approve"`) || !strings.Contains(log, `"route":"POST /consent"`) {
 		t.Fatalf("the log misses something:\n%s", log)
 	}
 	for _, secret := range []string{
@@ -932,11 +1153,14 @@ func TestDiscoverySaysWhatIsThere(t *testing.T) {
 	if d["issuer"] != ts.url {
 		t.Errorf("issuer %v", d["issuer"])
 	}
-	for _, name := range []string{"authorization_endpoint", "token_endpoint", "introspection_endpoint", "revocation_endpoint", "userinfo_endpoint", "jwks_uri"} {
+	for _, name := range []string{"authorization_endpoint", "token_endpoint", "introspection_endpoint", "revocation_endpoint", "pushed_authorization_request_endpoint", "userinfo_endpoint", "jwks_uri"} {
 		endpoint, _ := d[name].(string)
-		if a := ts.get(strings.TrimPrefix(endpoint, ts.url)); a.StatusCode == http.StatusNotFound {
+		if a := ts.get(strings.TrimPrefix(endpoint, ts.url)); endpoint == "" || a.StatusCode == http.StatusNotFound {
 			t.Errorf("%s: nothing at %s", name, endpoint)
 		}
+	}
+	if d["require_pushed_authorization_requests"] != false { // nor is it left out: not everybody knows the default
+		t.Errorf("require_pushed_authorization_requests %v", d["require_pushed_authorization_requests"])
 	}
 }
 
@@ -948,10 +1172,26 @@ func TestAFailingDatabaseIsAPageAndNoRedirect(t *testing.T) {
 	if a := ts.post(pathLogin, url.Values{"username": {"alice"}, "password": {"wonderland"}}); a.StatusCode != http.StatusServiceUnavailable || a.Header.Get("Location") != "" || len(a.Cookies()) > 0 {
 		t.Errorf("%s to %q with %v", a.Status, a.Header.Get("Location"), a.Cookies())
 	}
-	r := ts.request(http.MethodGet, pathAuthorize+"?"+codeRequest().Encode(), nil)
+	query := codeRequest().Encode()
+	for _, r := range []*http.Request{
+		ts.request(http.MethodGet, pathAuthorize+"?"+query, nil),
+		ts.request(http.MethodPost, pathConsent, url.Values{fieldRequest: {query}}),
+		ts.request(http.MethodPost, pathLogin, url.Values{fieldRequest: {query}}),
+	} {
+		r.Header.Set("Cookie", "session=x")
+		a := ts.do(r)
+		a.is(t, http.StatusServiceUnavailable, "This is not working right now")
+		if again := retryLink.FindStringSubmatch(a.body); again == nil || html.UnescapeString(again[1]) != pathAuthorize+"?"+query {
+			t.Errorf("%s %s: it is tried again at %v", r.Method, r.URL.Path, again)
+		}
+	}
+	r := ts.request(http.MethodPost, pathConsent, url.Values{fieldRequest: {"client_id=web&client_id=web"}})
 	r.Header.Set("Cookie", "session=x")
 	a := ts.do(r)
 	a.is(t, http.StatusServiceUnavailable, "This is not working right now")
+	if strings.Contains(a.body, "Try again</a>") {
+		t.Errorf("a link to something that is no request:\n%s", a.body)
+	}
 	if strings.Contains(a.body, "EOF") {
 		t.Errorf("the page tells what went wrong inside:\n%s", a.body)
 	}
@@ -980,11 +1220,13 @@ func TestAPanicIsAPage(t *testing.T) {
 	}
 }
 
-// FuzzDecision looks for a form that approves without saying so.
+// FuzzDecision looks for a form that approves, or is remembered, without saying so.
 func FuzzDecision(f *testing.F) {
 	f.Add("authorization_request=a%3Db&ticket=t&decision=approve&scope=x")
 	f.Add("authorization_request=a%3Db&ticket=t&decision=approve&decision=deny")
 	f.Add("decision=approve&decision=")
+	f.Add("authorization_request=a%3Db&ticket=t&decision=approve&scope=x&remember=yes&remember_offline=yes&remember_for=30-days")
+	f.Add("authorization_request=a%3Db&ticket=t&decision=approve&remember=&remember_for=always")
 	f.Fuzz(func(t *testing.T, text string) {
 		form, err := url.ParseQuery(text)
 		if err != nil {
@@ -996,6 +1238,12 @@ func FuzzDecision(f *testing.F) {
 		}
 		if d.approved != slices.Equal(form[fieldDecision], []string{decisionApprove}) || d.ticket == "" {
 			t.Errorf("%q is read as %+v", text, d)
+		}
+		yes := []string{ticked}
+		if asked := slices.Equal(form[fieldRemember], yes); asked != (d.remember != nil) {
+			t.Errorf("%q is read as %+v", text, d.remember)
+		} else if asked && (d.remember.OfflineAccess != slices.Equal(form[fieldRememberOffline], yes) || (d.remember.Lifespan == 0) != (form.Get(fieldRememberFor) == "always")) {
+			t.Errorf("%q is read as %+v", text, *d.remember)
 		}
 		if _, err := url.ParseQuery(d.query); err != nil || strings.ContainsAny(d.query, "#\r\n") {
 			t.Errorf("%q leads to %q", text, d.query)

@@ -27,8 +27,7 @@ const (
 
 // unboundParameters do not change what is issued: they choose how a page looks,
 // whether there is one, or how the client authenticates. All others are bound, the
-// request object included: fosite merges its claims into the parameters as text that
-// two different objects may share.
+// text of a request object included, beside what it says.
 var unboundParameters = []string{
 	"client_assertion",      // RFC 7521, Section 4.2: a client credential
 	"client_assertion_type", // RFC 7521, Section 4.2

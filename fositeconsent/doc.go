@@ -15,6 +15,10 @@
 // goes by [WithToken] to NewAuthorizeResponse, where the gate, which comes before
 // all other handlers, consumes the grant and grants on the request what was decided.
 //
+// With [Config.Consents] a decision can stand for later requests that ask for no more:
+// [Decision.Remember]. What was approved can then be listed, [Gate.ListConsents], and taken
+// back, [Gate.Revoke].
+//
 // Grants are kept by a [GrantStorage]: package pgstore has one on Postgres, package
 // consenttest one in memory, for tests, and the suite that any other must pass.
 //

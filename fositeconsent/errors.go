@@ -12,7 +12,8 @@ import (
 // [GrantStorage]. Every error that the gate returns is one of fosite's on the
 // outside, for the client, and wraps one of these or of the storage's, for logs.
 var (
-	// ErrConsentRequired: the request came without a token. See [NeedsConsent].
+	// ErrConsentRequired: the request came without a token, and nothing else lets it pass. See
+	// [NeedsConsent].
 	ErrConsentRequired = errors.New("fositeconsent: no consent token was presented")
 	// ErrInvalidTicket: no prompt of this issuer has this ticket, or it was changed.
 	ErrInvalidTicket = errors.New("fositeconsent: ticket was not sealed by this authorization server, or was changed")
@@ -44,12 +45,16 @@ var (
 	refusedSilentlyError = fosite.ErrConsentRequired.
 				WithDescription("The resource owner's consent to this authorization request was not established.").
 				WithHint("Send the resource owner to the authorization endpoint again, without prompt=none.")
+	endedError = fosite.ErrInvalidGrant.
+			WithHint("The resource owner's consent has ended. Send the resource owner to the authorization endpoint again.")
+	usedError = fosite.ErrInvalidRequestURI.
+			WithHint("The request_uri has been used. Push the authorization request again.")
 )
 
 // refusals are the reasons that showing the page again can mend.
 var refusals = []error{
-	ErrConsentRequired, ErrMalformedToken, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantExpired,
-	ErrInvalidTicket, ErrTicketExpired, ErrForeignTicket, ErrAlreadyDecided,
+	ErrConsentRequired, ErrMalformedToken, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantRevoked, ErrGrantExpired,
+	ErrConsentRevoked, ErrConsentExpired, ErrInvalidTicket, ErrTicketExpired, ErrForeignTicket, ErrAlreadyDecided,
 }
 
 func isRefusal(reason error) bool {
@@ -94,10 +99,16 @@ func asClientError(reason error, silent bool) error {
 		return refusedError.WithWrap(reason)
 	case errors.Is(reason, ErrLoginRequired):
 		return fosite.ErrLoginRequired.WithWrap(reason)
+	case errors.Is(reason, ErrRequestURIUsed):
+		return usedError.WithWrap(reason)
 	case errors.Is(reason, ErrInvalidRequest):
+		// By the name that fosite has for what exactly is wrong with it.
+		if named := (*fosite.RFC6749Error)(nil); errors.As(reason, &named) {
+			return named.WithWrap(reason)
+		}
 		return fosite.ErrInvalidRequest.WithWrap(reason)
-	case errors.Is(reason, ErrMisconfigured):
-		return fosite.ErrMisconfiguration.WithWrap(reason)
 	}
+	// ErrMisconfigured, too: fosite's own name for that is none that a client knows
+	// (RFC 6749, Section 4.1.2.1).
 	return fosite.ErrServerError.WithWrap(reason)
 }

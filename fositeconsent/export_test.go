@@ -1,6 +1,11 @@
 package fositeconsent
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"github.com/ory/fosite"
+)
 
 // SetClock replaces the clock of a gate that is not in use yet.
 func (g *Gate) SetClock(now func() time.Time) { g.now = now }
@@ -11,4 +16,14 @@ func Reasons() (labels []string) {
 		labels = append(labels, r.label)
 	}
 	return labels
+}
+
+// CheckPolicy and Claim are steps of a response that a host does not see, as the client hears of them.
+func CheckPolicy(ctx context.Context, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester) error {
+	_, err := provider.(*protected).checkPolicy(ctx, ar)
+	return asClientError(err, false)
+}
+
+func Claim(ctx context.Context, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester) error {
+	return asClientError(provider.(*protected).claim(ctx, ar), false)
 }

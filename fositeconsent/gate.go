@@ -61,6 +61,38 @@ type Config struct {
 	// error refuses. Defaults to none: a decision with data is then refused.
 	ApplyData func(ctx context.Context, ar fosite.AuthorizeRequester, data []byte) error
 
+	// Consents keeps what was approved: to let requests pass that remembered consents cover,
+	// to list it and to revoke it. It has to be the storage of the grants, or one beside it that knows
+	// them: for pgstore, the same Store. Defaults to none: every request is asked for,
+	// and nothing can be revoked.
+	//
+	// A request that comes with neither a token nor a decision is covered if the live remembered
+	// consents of its subject for its client, given when DescribeClient said what it says now,
+	// together have all that it asks for, word for word: scopes, audience, the parts of the
+	// response type and [Consent.Details]. They add up in their scopes, or in their audiences, if each
+	// has everything else: what was approved for one audience, or for a code, is not covered for
+	// another audience, or as a token in the front channel, because another scope is. A request without an
+	// audience, a resource or any other parameter but claims and authorization_details is not one
+	// for less: it is covered by what was approved without, too. Consents
+	// whose Data differ do not add up. Never covered is what prompt=consent or an unknown prompt asks
+	// for; nor, for anybody could pass for the client, a public one, or a response with tokens in it, if
+	// the redirect URI is not a claimed https one (RFC 8252, Section 8.6).
+	Consents ConsentStorage
+
+	// DescribeClient returns what the consent page shows of a client: its name, logo,
+	// policy and so on, in a fixed order. When that changes, or the client's redirect URIs do,
+	// the resource owner is asked again. Required with Consents, otherwise not used. An error refuses.
+	DescribeClient func(context.Context, fosite.Client) ([]string, error)
+
+	// PreApproved reports whether the host itself has approved everything that this client
+	// requests of this subject, as for a first-party client, so that nobody is asked. It is called
+	// with the client as it is registered now, and not for what needs a page all the same: an
+	// unknown prompt or prompt=consent, a scope that no decision could grant, and where anybody could
+	// pass for the client, as with Consents. The decision
+	// is visible in [Event.Basis] and, with Consents, leaves a consent that is not remembered, to be
+	// listed and revoked. An error refuses. Defaults to none: nobody is pre-approved.
+	PreApproved func(ctx context.Context, ar fosite.AuthorizeRequester, subject string) (bool, error)
+
 	// OnEvent is told of every decision of the gate, for logs and metrics. It is
 	// called in the request's goroutine and must be safe for concurrent use.
 	// Defaults to none.
@@ -73,7 +105,8 @@ const (
 )
 
 // Gate lets an authorization response pass only against a consent grant for
-// exactly that response. Make one for each fosite provider, with [NewGate], compose
+// exactly that response; or, if [Config.Consents] or [Config.PreApproved] is set, where
+// what was approved before covers all of it. Make one for each fosite provider, with [NewGate], compose
 // its [Gate.Factory] first and use the provider that [Gate.Protect] returns. After
 // that it is safe for concurrent use.
 type Gate struct {
@@ -83,7 +116,10 @@ type Gate struct {
 	tickets ticketSealer
 	handler authorizeHandler
 
+	tokenHandler tokenHandler
+
 	composed atomic.Pointer[fosite.Configurator] // the configuration of the provider that the gate is in
+	provider atomic.Pointer[protected]           // what Protect returned
 }
 
 // NewGate returns a gate that keeps its grants in storage. It opens no connection
@@ -113,9 +149,15 @@ func NewGate(storage GrantStorage, config Config) (*Gate, error) {
 		}
 	}
 	config.UnboundParameters = slices.Clone(config.UnboundParameters)
+	if isNil(config.Consents) {
+		config.Consents = nil
+	}
+	if config.Consents != nil && config.DescribeClient == nil {
+		return nil, fmt.Errorf("%w: Config.DescribeClient is not set: with Consents it has to return what the page shows of a client, so that a changed client is asked for again", ErrMisconfigured)
+	}
 
 	g := &Gate{storage: storage, config: config, now: time.Now}
-	g.handler.gate = g
+	g.handler.gate, g.tokenHandler.gate = g, g
 	g.tickets = ticketSealer{issuer: config.Issuer, secrets: config.Secrets}
 	if config.Secrets == nil {
 		g.tickets.secrets = g.fositeSecrets
@@ -149,6 +191,48 @@ func WithToken(ctx context.Context, token Token) context.Context {
 	return context.WithValue(ctx, tokenKey{}, token)
 }
 
+type decisionKey struct{}
+
+type presentedDecision struct {
+	ticket   string
+	decision Decision
+}
+
+// WithDecision returns a context that carries the resource owner's approval of the
+// page that the ticket comes from to the gate, for a call of NewAuthorizeResponse with
+// the same authorization request. It is [Gate.Mint] and [WithToken] in one, for a host
+// that answers the client in the same HTTP request, with what Mint demands of the
+// approval: the grant is minted in the transaction that consumes it, so that nothing
+// of it remains if no response is made, and the page can be answered again. No token
+// ever exists outside.
+func WithDecision(ctx context.Context, ticket string, decision Decision) context.Context {
+	return context.WithValue(ctx, decisionKey{}, presentedDecision{ticket, decision})
+}
+
+// presents reports whether the context has anything that the gate could let pass.
+func presents(ctx context.Context) bool {
+	return ctx.Value(tokenKey{}) != nil || ctx.Value(decisionKey{}) != nil
+}
+
+// presented returns the token of the context, or that of the decision in it, which is
+// minted now.
+func (g *Gate) presented(ctx context.Context, step *step, r request) (Token, error) {
+	token, hasToken := ctx.Value(tokenKey{}).(Token)
+	d, decided := ctx.Value(decisionKey{}).(presentedDecision)
+	switch {
+	case hasToken && decided:
+		return Token{}, fmt.Errorf("%w: the context has a token and a decision: use WithToken or WithDecision", ErrMisconfigured)
+	case decided:
+		token, _, err := g.approve(ctx, step, r, d.ticket, d.decision)
+		return token, err
+	case !hasToken:
+		return Token{}, ErrConsentRequired
+	case !token.valid():
+		return Token{}, ErrMalformedToken
+	}
+	return token, nil
+}
+
 // authorizeHandler is the fosite handler. It is a type of its own because fosite
 // drops a second handler of the same Go type without a word, and because nobody
 // but fosite is to call it.
@@ -159,7 +243,7 @@ type authorizeHandler struct{ gate *Gate }
 // that issue something.
 func (h *authorizeHandler) HandleAuthorizeEndpointRequest(ctx context.Context, ar fosite.AuthorizeRequester, resp fosite.AuthorizeResponder) error {
 	pass, _ := ctx.Value(passageKey{}).(*passage)
-	if pass == nil || pass.gate != h.gate || pass.requester != ar {
+	if pass == nil || pass.provider.gate != h.gate || pass.requester != ar {
 		return h.gate.observe(ctx, ActionConsume, func(_ context.Context, step *step) error {
 			step.request.AuthorizeRequester = ar
 			return asClientError(fmt.Errorf("%w: NewAuthorizeResponse was called on an unprotected provider: %w", ErrMisconfigured, errNotProtected), false)
@@ -173,11 +257,13 @@ func (h *authorizeHandler) HandleAuthorizeEndpointRequest(ctx context.Context, a
 	return nil
 }
 
-// consume spends the grant of the token in the context, puts what was decided on
-// the request and returns the grant. Its errors are reasons.
+// consume spends the grant of the token in the context, or finds that the request passes
+// without one, puts what was decided on the request and returns the grant. Its errors
+// are reasons.
 func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.AuthorizeResponder) (*Grant, error) {
 	ar := pass.requester
 	r, err := g.inspect(ctx, ar, ar.GetSession())
+	r.client = pass.client
 	pass.request = r
 	if err != nil {
 		return nil, err
@@ -185,31 +271,21 @@ func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.Authorize
 	if len(resp.GetParameters()) > 0 || len(resp.GetHeader()) > 0 || resp.GetCode() != "" {
 		return nil, fmt.Errorf("%w: another handler has already written to the response: compose gate.Factory before all other factories", ErrMisconfigured)
 	}
-	token, ok := ctx.Value(tokenKey{}).(Token)
-	if !ok {
-		return nil, ErrConsentRequired
+	basis, grant := BasisGrant, (*Grant)(nil)
+	if pass.standing != nil {
+		basis = pass.standing.basis
+		grant, err = pass.standing.grant(r)
+	} else {
+		grant, err = g.spend(ctx, pass, r)
 	}
-	if !token.valid() {
-		return nil, ErrMalformedToken
-	}
-	pass.id = token.id
-
-	grant, err := g.storage.ConsumeConsentGrant(ctx, Presentation{
-		ID: token.id, SecretHash: token.secretHash(), Binding: r.binding, Attempt: newAttempt(),
-	})
 	if err != nil {
-		return nil, storageError(err, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantExpired)
-	}
-	pass.consumed = true
-	// What a storage of somebody else's returns is checked, not believed.
-	if grant == nil || grant.Denied || grant.ID != token.id || grant.Binding != r.binding || grant.Subject != r.subject || grant.ClientID != ar.GetClient().GetID() {
-		return nil, fmt.Errorf("%w: it returned another grant than the one that was presented", ErrStorage)
-	}
-	if err := checkDecision(r, grant.Scopes, grant.Audience); err != nil {
-		return nil, fmt.Errorf("%w: it returned a grant that cannot have been minted: %w", ErrStorage, err)
+		return nil, err
 	}
 	if !subset(ar.GetGrantedScopes(), grant.Scopes) || !subset(ar.GetGrantedAudience(), grant.Audience) {
 		return nil, fmt.Errorf("%w: the request came with granted scopes or audience that the resource owner did not approve: remove the host's calls of GrantScope and GrantAudience, the gate makes them", ErrMisconfigured)
+	}
+	if err := pass.provider.claim(ctx, ar); err != nil {
+		return nil, err
 	}
 	for _, scope := range grant.Scopes {
 		ar.GrantScope(scope)
@@ -217,16 +293,59 @@ func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.Authorize
 	for _, audience := range grant.Audience {
 		ar.GrantAudience(audience)
 	}
+	if err := g.applyData(ctx, r, grant); err != nil {
+		return nil, err
+	}
+	if err := g.record(ctx, pass, r, grant); err != nil {
+		return nil, err
+	}
+	pass.basis = basis
+	return grant, nil
+}
+
+// spend consumes the grant of the token in the context. Its errors are reasons.
+func (g *Gate) spend(ctx context.Context, pass *passage, r request) (*Grant, error) {
+	token, err := g.presented(ctx, pass.step, r)
+	if err != nil {
+		return nil, err
+	}
+	pass.id = token.id
+
+	grant, err := g.storage.ConsumeConsentGrant(ctx, Presentation{
+		ID: token.id, SecretHash: token.secretHash(), Binding: r.binding, Attempt: newAttempt(),
+	})
+	if err != nil {
+		if late := pass.lateAnswer(err); late != nil {
+			return nil, late
+		}
+		return nil, storageError(err, ErrGrantNotFound, ErrBindingMismatch, ErrGrantConsumed, ErrGrantRevoked, ErrGrantExpired)
+	}
+	pass.consumed = true
+	// What a storage of somebody else's returns is checked, not believed.
+	if grant == nil || grant.Denied || grant.ID != token.id || grant.Binding != r.binding || grant.Subject != r.subject || grant.ClientID != r.GetClient().GetID() {
+		return nil, fmt.Errorf("%w: it returned another grant than the one that was presented", ErrStorage)
+	}
+	if err := errors.Join(checkDecision(r, grant.Scopes, grant.Audience), checkRemember(grant.Remember)); err != nil {
+		return nil, fmt.Errorf("%w: it returned a grant that cannot have been minted: %w", ErrStorage, err)
+	}
+	if grant.Remember != nil && g.config.Consents == nil {
+		return nil, errNoConsents
+	}
+	return grant, nil
+}
+
+// applyData has the host bring a decision's data to the session.
+func (g *Gate) applyData(ctx context.Context, r request, grant *Grant) error {
 	if len(grant.Data) == 0 {
-		return grant, nil
+		return nil
 	}
 	if g.config.ApplyData == nil {
-		return nil, errNoApplyData
+		return errNoApplyData
 	}
-	if err := g.config.ApplyData(ctx, ar, grant.Data); err != nil {
-		return nil, fmt.Errorf("fositeconsent: Config.ApplyData: %w", err)
+	if err := g.config.ApplyData(ctx, r.AuthorizeRequester, grant.Data); err != nil {
+		return fmt.Errorf("fositeconsent: Config.ApplyData: %w", err)
 	}
-	return grant, g.checkGranted(ctx, r, grant)
+	return g.checkGranted(ctx, r, grant)
 }
 
 var errNoApplyData = fmt.Errorf("%w: the decision carries data and Config.ApplyData is not set", ErrMisconfigured)

@@ -792,7 +792,7 @@ func TestResponseIsWrittenForItsOwnRequestAlone(t *testing.T) {
 	}
 	other := h.parse(params("redirect_uri", "https://app.example/other"))
 	_, resp := issue()
-	if u := write(other, resp); u.Query().Has("code") || u.Query().Get("error") != "misconfiguration" {
+	if u := write(other, resp); u.Query().Has("code") || u.Query().Get("error") != "server_error" {
 		t.Errorf("for another request: %s", u)
 	}
 	if e := h.event(); e.Reason != "misconfigured" || e.Consumed || e.Action != fositeconsent.ActionConsume {
@@ -1092,7 +1092,7 @@ func TestParameterSentTwiceIsRefusedEverywhere(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
 	token := h.approve(params(), "peter")
-	for _, name := range []string{"state", "scope", "client_id", "nonce", "max_age", "vendor", "prompt", "login_hint"} {
+	for _, name := range []string{"state", "scope", "response_type", "nonce", "max_age", "vendor", "prompt", "login_hint"} { // client_id is not even read
 		form := params(name, "5")
 		if params().Has(name) {
 			form = params()
@@ -1104,6 +1104,16 @@ func TestParameterSentTwiceIsRefusedEverywhere(t *testing.T) {
 		}
 		resp, err := h.respond(ar, h.login("peter"), token)
 		h.refused(resp, err, fositeconsent.ErrInvalidRequest)
+	}
+}
+
+// fosite fills these in when the first requests ask for them, without a lock.
+func TestProtectLeavesNothingForTheFirstRequestsToFillIn(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, func(h *host, _ *fositeconsent.Config) { h.config.ScopeStrategy = nil })
+	if c := h.config; c.ScopeStrategy == nil || c.AudienceMatchingStrategy == nil || c.ClientSecretsHasher == nil {
+		t.Errorf("Protect left ScopeStrategy (%v), AudienceMatchingStrategy (%v) or ClientSecretsHasher (%v) of fosite.Config unset",
+			c.ScopeStrategy != nil, c.AudienceMatchingStrategy != nil, c.ClientSecretsHasher != nil)
 	}
 }
 
@@ -1189,7 +1199,7 @@ func TestProviderThatIsNotProtectedIssuesNothing(t *testing.T) {
 	token := h.approve(params(), "peter")
 	resp, err := h.raw.NewAuthorizeResponse(fositeconsent.WithToken(t.Context(), token), h.parse(params()), h.login("peter"))
 	h.refused(resp, err, fositeconsent.ErrMisconfigured)
-	if !errors.Is(err, fosite.ErrMisconfiguration) || !strings.Contains(cause(err).Error(), "gate.Protect") {
+	if !errors.Is(err, fosite.ErrServerError) || !strings.Contains(cause(err).Error(), "gate.Protect") {
 		t.Errorf("%v", cause(err))
 	}
 	if h.grants.consumed.Load() != 0 {
@@ -1233,7 +1243,7 @@ func TestHandlerThatWroteBeforeTheGateIsFound(t *testing.T) {
 		}}
 		resp, err := h.answer(params(), "peter", token)
 		h.refused(resp, err, fositeconsent.ErrMisconfigured)
-		if !errors.Is(err, fosite.ErrMisconfiguration) || h.grants.consumed.Load() != 0 {
+		if !errors.Is(err, fosite.ErrServerError) || h.grants.consumed.Load() != 0 {
 			t.Errorf("%s: %v", name, cause(err))
 		}
 	}

@@ -21,6 +21,8 @@ var (
 	ErrBindingMismatch = errors.New("fositeconsent: consent grant is bound to another authorization request")
 	// ErrGrantConsumed: the grant has been spent before.
 	ErrGrantConsumed = errors.New("fositeconsent: consent grant already consumed")
+	// ErrGrantRevoked: the approval was taken back before it was used.
+	ErrGrantRevoked = errors.New("fositeconsent: consent grant revoked")
 	// ErrGrantExpired: nobody spent the grant within its lifespan.
 	ErrGrantExpired = errors.New("fositeconsent: consent grant expired")
 )
@@ -54,6 +56,12 @@ type Grant struct {
 	Scopes, Audience []string
 	// Data is the host's, opaque here: [Decision.Data]. Nil and empty are the same.
 	Data []byte
+	// Remember is set if the approval stands for later requests, too: [Decision.Remember].
+	// It is kept until the grant is consumed.
+	Remember *Remember
+	// Shown is the digest of what the page showed of the client, zero if the gate keeps
+	// no consents.
+	Shown Digest
 	// Denied marks a denial. It can never be consumed.
 	Denied bool
 	// Lifespan is how long after its creation, by the storage's clock, the grant
@@ -62,7 +70,8 @@ type Grant struct {
 	// Zero in what ConsumeConsentGrant returns.
 	Lifespan time.Duration
 	// DecidedAt is when the storage created the grant, by its own clock.
-	// Ignored by CreateConsentGrant, set in what ConsumeConsentGrant returns.
+	// Ignored by CreateConsentGrant, set in what ConsumeConsentGrant returns, but for a
+	// grant that was created in the same transaction and has not been sent yet.
 	DecidedAt time.Time
 }
 
@@ -123,6 +132,12 @@ type GrantStorage interface {
 	// repeats the ID and the SecretHash of the grant that is there is a retry of
 	// the call that created it, and succeeds without a change.
 	//
+	// In a transaction (BeginTX of the host's fosite storage) a storage may put the
+	// statement off until something has to be sent. ErrAlreadyDecided is then the error
+	// of the call that sends it, the Commit at the latest, and nothing of the transaction
+	// takes effect. A grant that is also consumed before that is then a new one or
+	// ErrAlreadyDecided, never a retry.
+	//
 	// A zero ID, SecretHash or Binding, an empty Subject or ClientID and a
 	// Lifespan below [MinGrantLifespan] are errors, also in a retry, and nothing is
 	// stored. The grant must not be nil, and is not kept or modified after the call.
@@ -135,6 +150,7 @@ type GrantStorage interface {
 	//     denial;
 	//   - [ErrBindingMismatch]: its Binding is another one;
 	//   - [ErrGrantConsumed]: another Attempt has spent it;
+	//   - [ErrGrantRevoked]: it was revoked ([ConsentStorage.RevokeConsents]);
 	//   - [ErrGrantExpired]: its lifespan is over. At the very end of its lifespan
 	//     a grant is expired.
 	//

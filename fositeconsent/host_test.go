@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -41,6 +42,7 @@ type host struct {
 	clock    atomic.Int64 // added to the time, in nanoseconds
 	grants   *spyStorage
 	store    *storage.MemoryStore
+	composed any // what fosite gets in the store's place, if that is something else
 	config   *fosite.Config
 	gate     *fositeconsent.Gate
 	raw      fosite.OAuth2Provider // as compose made it
@@ -84,7 +86,11 @@ func newHost(t testing.TB, options ...option) *host {
 		t.Fatal(err)
 	}
 	h.gate.SetClock(h.now)
-	h.raw = h.compose(append([]compose.Factory{h.gate.Factory}, issuingFactories...)...)
+	factories := append([]compose.Factory{h.gate.Factory}, issuingFactories...)
+	if config.Consents != nil {
+		factories = append(factories, h.gate.TokenFactory)
+	}
+	h.raw = h.compose(factories...)
 	if h.provider, err = h.gate.Protect(h.raw); err != nil {
 		t.Fatal(err)
 	}
@@ -96,11 +102,16 @@ var issuingFactories = []compose.Factory{
 	compose.OAuth2AuthorizeExplicitFactory, compose.OAuth2AuthorizeImplicitFactory, compose.OAuth2RefreshTokenGrantFactory,
 	compose.OpenIDConnectExplicitFactory, compose.OpenIDConnectImplicitFactory, compose.OpenIDConnectHybridFactory,
 	compose.OpenIDConnectRefreshFactory, compose.OAuth2TokenIntrospectionFactory, compose.OAuth2PKCEFactory,
+	compose.PushedAuthorizeHandlerFactory,
 }
 
 func (h *host) compose(factories ...compose.Factory) fosite.OAuth2Provider {
 	key := func(context.Context) (interface{}, error) { return signingKey(), nil }
-	return compose.Compose(h.config, h.store, &compose.CommonStrategy{
+	var store any = h.store
+	if h.composed != nil {
+		store = h.composed
+	}
+	return compose.Compose(h.config, store, &compose.CommonStrategy{
 		CoreStrategy:               compose.NewOAuth2HMACStrategy(h.config),
 		OpenIDConnectTokenStrategy: compose.NewOpenIDConnectStrategy(key, h.config),
 		Signer:                     &jwt.DefaultSigner{GetPrivateKey: key},
@@ -223,7 +234,13 @@ type spyStorage struct {
 	mu         sync.Mutex
 	attempts   []fositeconsent.Attempt
 	lastCreate *fositeconsent.Grant
+
+	lastGranted *fositeconsent.Grant
 }
+
+// errAllBack, returned by onCreate, makes creating succeed and store nothing, as if
+// it were rolled back.
+var errAllBack = errors.New("rolled back")
 
 func (s *spyStorage) CreateConsentGrant(ctx context.Context, g *fositeconsent.Grant) error {
 	s.created.Add(1)
@@ -231,7 +248,9 @@ func (s *spyStorage) CreateConsentGrant(ctx context.Context, g *fositeconsent.Gr
 	s.lastCreate = g
 	s.mu.Unlock()
 	if s.onCreate != nil {
-		if err := s.onCreate(g); err != nil {
+		if err := s.onCreate(g); errors.Is(err, errAllBack) {
+			return nil
+		} else if err != nil {
 			return err
 		}
 	}

@@ -22,6 +22,16 @@ type step struct {
 	id       ID
 	consumed bool
 	grant    *Grant
+
+	basis      Basis
+	consentIDs []ID
+	clientID   string // where there is no authorization request
+	revoked    int
+}
+
+// forget is for another attempt.
+func (s *step) forget() {
+	s.request, s.id, s.consumed, s.grant, s.basis, s.consentIDs = request{}, ID{}, false, nil, "", nil
 }
 
 // errPanicked is what is reported of a step that did not return.
@@ -42,9 +52,9 @@ func (g *Gate) observe(ctx context.Context, action Action, do func(context.Conte
 func (s *step) end(ctx context.Context, err error) {
 	event := Event{
 		Action: s.action, Reason: reasonLabel(err), Err: err, GrantID: s.id, Consumed: s.consumed,
-		Subject: s.request.subject, Duration: time.Since(s.start),
+		Subject: s.request.subject, ClientID: s.clientID, Basis: s.basis, ConsentIDs: s.consentIDs, Revoked: s.revoked, Duration: time.Since(s.start),
 	}
-	if event.Reason == "error" && s.action == ActionConsume && s.grant != nil {
+	if event.Reason == "error" && (s.action == ActionConsume || s.action == ActionApprove) && s.grant != nil {
 		event.Reason = "response_failed"
 	}
 	if s.request.AuthorizeRequester != nil {
@@ -61,6 +71,11 @@ func (s *step) end(ctx context.Context, err error) {
 			attribute.String("fositeconsent.reason", event.Reason),
 			attribute.String("fositeconsent.grant_id", event.GrantID.String()),
 			attribute.String("fositeconsent.client_id", event.ClientID))
+		if event.Basis != "" {
+			s.span.SetAttributes(
+				attribute.String("fositeconsent.basis", string(event.Basis)),
+				attribute.StringSlice("fositeconsent.consent_ids", idTexts(event.ConsentIDs)))
+		}
 		if err != nil {
 			s.span.SetStatus(codes.Error, event.Reason)
 		}

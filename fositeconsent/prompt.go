@@ -25,6 +25,14 @@ type Prompt struct {
 	Subject string
 	// Scopes and Audience are what is requested, in the order of the request.
 	Scopes, Audience []string
+	// NewScopes and NewAudience are those among Scopes and Audience that the subject has not
+	// allowed this client already, by consents that are remembered. All of them, if the gate
+	// keeps no consents, or if another can pass for the client (RFC 8252, Section 8.6).
+	NewScopes, NewAudience []string
+	// Rememberable reports whether a remembered decision could let a later request of the client
+	// pass: whether to offer it. False if the gate keeps no consents, or if another can pass for
+	// the client.
+	Rememberable bool
 	// RequiredScopes are those among Scopes that a decision cannot leave out.
 	RequiredScopes []string
 	// RedirectURI is where the browser will be sent.
@@ -44,6 +52,10 @@ type Decision struct {
 	// Data is the host's own, handed to [Config.ApplyData] when the grant is
 	// consumed; at most [MaxDataSize] bytes. It is stored as it is.
 	Data []byte
+	// Remember, if set, has the approval stand for later requests of the client that ask
+	// for no more. It is an error without [Config.Consents]. Nothing is remembered of an approval
+	// that led to no response, where the response is made in one transaction.
+	Remember *Remember
 }
 
 // MaxDataSize bounds [Decision.Data], in bytes.
@@ -73,9 +85,14 @@ func (g *Gate) prompt(ctx context.Context, step *step, ar fosite.AuthorizeReques
 		return nil, ErrConsentRequired
 	}
 	now := g.now()
+	shown, err := g.shownNow(ctx, &r)
+	if err != nil {
+		return nil, err
+	}
 	t := ticket{
 		id:           newID(now),
 		binding:      r.binding,
+		shown:        shown,
 		expires:      now.Add(g.config.PromptLifespan),
 		subject:      r.subject,
 		loginSession: r.loginSession,
@@ -90,15 +107,44 @@ func (g *Gate) prompt(ctx context.Context, step *step, ar fosite.AuthorizeReques
 		Ticket:      text,
 		Client:      ar.GetClient(),
 		Subject:     r.subject,
-		Scopes:      slices.Clone(ar.GetRequestedScopes()),
-		Audience:    slices.Clone(ar.GetRequestedAudience()),
 		RedirectURI: ar.GetRedirectURI().String(),
 		ExpiresAt:   t.expires,
+	}
+	if r.client != nil { // the one that the ticket is about
+		prompt.Client = r.client
+	}
+	prompt.Scopes, prompt.NewScopes = twoCopies(ar.GetRequestedScopes())
+	prompt.Audience, prompt.NewAudience = twoCopies(ar.GetRequestedAudience())
+	if err := g.leaveOutAllowed(ctx, r, prompt, shown); err != nil {
+		return nil, err
 	}
 	if slices.Contains(prompt.Scopes, "openid") {
 		prompt.RequiredScopes = []string{"openid"}
 	}
 	return prompt, nil
+}
+
+// leaveOutAllowed leaves in the prompt's NewScopes and NewAudience what the resource owner has
+// not allowed the client before, as it is shown now, and sets Rememberable.
+func (g *Gate) leaveOutAllowed(ctx context.Context, r request, prompt *Prompt, shown Digest) error {
+	if prompt.Rememberable = g.config.Consents != nil && r.isAssured(); !prompt.Rememberable {
+		return nil
+	}
+	consents, err := g.findConsents(ctx, r)
+	if err != nil {
+		return err
+	}
+	for _, c := range shownAs(consents, shown) {
+		prompt.NewScopes = slices.DeleteFunc(prompt.NewScopes, func(scope string) bool { return slices.Contains(c.RememberedScopes, scope) })
+		prompt.NewAudience = slices.DeleteFunc(prompt.NewAudience, func(a string) bool { return slices.Contains(c.Audience, a) })
+	}
+	return nil
+}
+
+// twoCopies returns two copies of the list, in one piece of memory.
+func twoCopies(list []string) (a, b []string) {
+	both := slices.Concat(list, list)
+	return both[:len(list):len(list)], both[len(list):]
 }
 
 // Mint records the resource owner's approval of the page that the ticket comes
@@ -125,29 +171,50 @@ func (g *Gate) Mint(ctx context.Context, ar fosite.AuthorizeRequester, session f
 }
 
 func (g *Gate) mint(ctx context.Context, step *step, ar fosite.AuthorizeRequester, session fosite.Session, ticket string, decision Decision) (Token, error) {
-	grant, err := g.decide(ctx, step, ar, session, ticket)
+	r, err := g.inspect(ctx, ar, session)
+	step.request = r
 	if err != nil {
 		return Token{}, err
 	}
-	if err := checkDecision(step.request, decision.Scopes, decision.Audience); err != nil {
-		return Token{}, err
+	token, grant, err := g.approve(ctx, step, r, ticket, decision)
+	step.grant = grant
+	return token, err
+}
+
+// approve stores the grant of a decision. Its errors are reasons.
+func (g *Gate) approve(ctx context.Context, step *step, r request, ticket string, decision Decision) (Token, *Grant, error) {
+	grant, err := g.decide(ctx, step, r, ticket)
+	if err != nil {
+		return Token{}, nil, err
+	}
+	if err := checkDecision(r, decision.Scopes, decision.Audience); err != nil {
+		return Token{}, nil, err
+	}
+	if err := checkRemember(decision.Remember); err != nil {
+		return Token{}, nil, err
+	}
+	if decision.Remember != nil && g.config.Consents == nil {
+		return Token{}, nil, errNoConsents
 	}
 	if len(decision.Data) > MaxDataSize {
-		return Token{}, fmt.Errorf("%w: its data has %d bytes: use at most %d", ErrInvalidDecision, len(decision.Data), MaxDataSize)
+		return Token{}, nil, fmt.Errorf("%w: its data has %d bytes: use at most %d", ErrInvalidDecision, len(decision.Data), MaxDataSize)
 	}
 	if len(decision.Data) > 0 && g.config.ApplyData == nil {
-		return Token{}, errNoApplyData
+		return Token{}, nil, errNoApplyData
 	}
 	token := newToken(grant.ID)
 	grant.SecretHash = token.secretHash()
 	grant.Scopes = slices.Clone(decision.Scopes)
 	grant.Audience = slices.Clone(decision.Audience)
 	grant.Data = decision.Data
-	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
-		return Token{}, storageError(err, ErrAlreadyDecided)
+	if decision.Remember != nil {
+		remember := *decision.Remember
+		grant.Remember = &remember
 	}
-	step.grant = grant
-	return token, nil
+	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
+		return Token{}, nil, storageError(err, ErrAlreadyDecided)
+	}
+	return token, grant, nil
 }
 
 // Deny records that the resource owner refused the page that the ticket comes
@@ -161,7 +228,12 @@ func (g *Gate) Deny(ctx context.Context, ar fosite.AuthorizeRequester, session f
 }
 
 func (g *Gate) deny(ctx context.Context, step *step, ar fosite.AuthorizeRequester, session fosite.Session, ticket string) error {
-	grant, err := g.decide(ctx, step, ar, session, ticket)
+	r, err := g.inspect(ctx, ar, session)
+	step.request = r
+	if err != nil {
+		return err
+	}
+	grant, err := g.decide(ctx, step, r, ticket)
 	if err != nil {
 		return err
 	}
@@ -174,12 +246,7 @@ func (g *Gate) deny(ctx context.Context, step *step, ar fosite.AuthorizeRequeste
 }
 
 // decide holds the ticket against the request and the session that it came back with.
-func (g *Gate) decide(ctx context.Context, step *step, ar fosite.AuthorizeRequester, session fosite.Session, text string) (*Grant, error) {
-	r, err := g.inspect(ctx, ar, session)
-	step.request = r
-	if err != nil {
-		return nil, err
-	}
+func (g *Gate) decide(ctx context.Context, step *step, r request, text string) (*Grant, error) {
 	if r.silent { // prompt is not bound: the page was shown without none
 		return nil, ErrBindingMismatch
 	}
@@ -196,8 +263,14 @@ func (g *Gate) decide(ctx context.Context, step *step, ar fosite.AuthorizeReques
 	case t.binding != r.binding:
 		return nil, ErrBindingMismatch
 	}
+	switch shown, err := g.shownNow(ctx, &r); {
+	case err != nil:
+		return nil, err
+	case t.shown != shown:
+		return nil, fmt.Errorf("%w: the client is not what the page showed", ErrBindingMismatch)
+	}
 	return &Grant{
-		ID: t.id, Binding: t.binding, Subject: t.subject, ClientID: ar.GetClient().GetID(), Lifespan: g.config.GrantLifespan,
+		ID: t.id, Binding: t.binding, Subject: t.subject, ClientID: r.GetClient().GetID(), Shown: t.shown, Lifespan: g.config.GrantLifespan,
 	}, nil
 }
 

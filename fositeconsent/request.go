@@ -21,6 +21,7 @@ type request struct {
 	loginSession *string
 	silent       bool // prompt=none
 	binding      Digest
+	client       fosite.Client // as it is registered now, nil if it was not looked up
 }
 
 // inspect reads a request as every step of a flow does: on the page, at the
@@ -31,7 +32,7 @@ func (g *Gate) inspect(ctx context.Context, ar fosite.AuthorizeRequester, sessio
 	}
 	r := request{AuthorizeRequester: ar, session: session}
 	// First of all, since it decides what the client is told of everything below.
-	prompts := fosite.RemoveEmpty(strings.Split(ar.GetRequestForm().Get("prompt"), " "))
+	prompts := prompts(ar)
 	r.silent = slices.Contains(prompts, "none")
 	if err := checkParameters(ar.GetRequestForm()); err != nil {
 		return r, fmt.Errorf("%w: %w", ErrInvalidRequest, err)
@@ -61,6 +62,11 @@ func (g *Gate) inspect(ctx context.Context, ar fosite.AuthorizeRequester, sessio
 	}
 	r.binding = g.bind(r)
 	return r, nil
+}
+
+// prompts returns the values of the parameter prompt.
+func prompts(ar fosite.AuthorizeRequester) []string {
+	return fosite.RemoveEmpty(strings.Split(ar.GetRequestForm().Get("prompt"), " "))
 }
 
 // bind computes the binding of a request as it is now.

@@ -21,7 +21,7 @@ const MaxPromptLifespan = 12 * time.Hour
 
 const (
 	ticketPrefix    = "fct_" // "fosite consent ticket"
-	ticketVersion   = 1
+	ticketVersion   = 2
 	ticketSaltSize  = 32
 	ticketOverhead  = 12 + 16  // nonce and tag of AES-GCM
 	maxTicketLength = 16 << 10 // far more than a subject and a login session need
@@ -29,10 +29,11 @@ const (
 )
 
 // ticket is what a consent page pins: what the user was shown, as the binding of
-// all of it; to whom it was shown; and until when it may be answered.
+// all of it and the digest of what the page says of the client; to whom it was shown; and until when it may be answered.
 type ticket struct {
 	id           ID
 	binding      Digest
+	shown        Digest // of the client, zero if the gate keeps no consents
 	expires      time.Time
 	subject      string
 	loginSession *string
@@ -46,7 +47,7 @@ type ticketSealer struct {
 	secrets func(context.Context) ([][]byte, error)
 }
 
-// seal returns the ticket's text, URL-safe and some 200 characters.
+// seal returns the ticket's text, URL-safe and some 250 characters.
 func (s ticketSealer) seal(ctx context.Context, t ticket) (string, error) {
 	secrets, err := s.loadSecrets(ctx)
 	if err != nil {
@@ -126,7 +127,7 @@ func (s ticketSealer) loadSecrets(ctx context.Context) ([][]byte, error) {
 
 func (t ticket) encode() []byte {
 	e := make(encoder, 0, 512)
-	e = append(append(e, t.id[:]...), t.binding[:]...)
+	e = append(append(append(e, t.id[:]...), t.binding[:]...), t.shown[:]...)
 	e = binary.BigEndian.AppendUint64(e, uint64(t.expires.UnixMilli()))
 	e.text(t.subject)
 	e.optional(t.loginSession)
@@ -135,7 +136,7 @@ func (t ticket) encode() []byte {
 
 func decodeTicket(plain []byte) (ticket, error) {
 	d := decoder{rest: plain}
-	t := ticket{id: ID(d.bytes(idSize)), binding: Digest(d.bytes(len(Digest{})))}
+	t := ticket{id: ID(d.bytes(idSize)), binding: Digest(d.bytes(len(Digest{}))), shown: Digest(d.bytes(len(Digest{})))}
 	t.expires = time.UnixMilli(int64(d.number()))
 	t.subject = d.text()
 	t.loginSession = d.optional()

@@ -2,6 +2,7 @@ package fositeconsent
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"reflect"
 	"strings"
@@ -27,7 +28,7 @@ const (
 func fullTicket() ticket {
 	login := "login-1"
 	return ticket{
-		id: newID(time.Now()), binding: Digest{1, 2, 3}, expires: time.UnixMilli(time.Now().UnixMilli()), subject: "peter",
+		id: newID(time.Now()), binding: Digest{1, 2, 3}, shown: Digest{4, 5, 6}, expires: time.UnixMilli(time.Now().UnixMilli()), subject: "peter",
 		loginSession: &login,
 	}
 }
@@ -51,6 +52,25 @@ func TestTicketRoundTrip(t *testing.T) {
 		got, err := sealer(secretOne).open(t.Context(), text)
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: opened as %v, %v", name, got, err)
+		}
+	}
+}
+
+// What another version of the form was sealed as is not read as this one, whatever it holds.
+func TestTicketOfAnotherVersionIsInvalid(t *testing.T) {
+	t.Parallel()
+	s := sealer(secretOne)
+	for version := range 4 {
+		salt := make([]byte, ticketSaltSize)
+		aead, err := s.aead([]byte(secretOne), salt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed := aead.Seal(salt, nil, fullTicket().encode(), []byte{byte(version)})
+		_, err = s.open(t.Context(), ticketPrefix+base64.RawURLEncoding.EncodeToString(sealed))
+		// The release before has sealed version 1, without what was shown.
+		if opened := err == nil; opened != (version == 2) || !opened && !errors.Is(err, ErrInvalidTicket) {
+			t.Errorf("version %d: %v", version, err)
 		}
 	}
 }

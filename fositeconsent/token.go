@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 )
 
@@ -71,6 +72,16 @@ func (id ID) String() string {
 
 // MarshalText returns what [ID.String] returns, for JSON and for loggers.
 func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
+
+// ParseID reads the text that [ID.String] returned, for instance to list consents from one
+// on. Every other text, a different spelling too, is an error.
+func ParseID(text string) (ID, error) {
+	raw, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+	if err != nil || len(raw) != idSize || ID(raw).String() != text {
+		return ID{}, errors.New("fositeconsent: malformed ID: expected the text that ID.String returned")
+	}
+	return ID(raw), nil
+}
 
 // SecretHash is the SHA-256 of a token's secret part: the only trace of a token
 // that a [GrantStorage] ever sees. The secret has 256 random bits, so a plain

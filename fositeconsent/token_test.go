@@ -193,3 +193,19 @@ func TestIDIsATimeOrderedUUID(t *testing.T) {
 		t.Fatalf("in JSON: %s, %v", text, err)
 	}
 }
+
+func TestAnIDHasOneSpelling(t *testing.T) {
+	id := newID(time.Now())
+	if got, err := ParseID(id.String()); err != nil || got != id {
+		t.Errorf("%v: %v, %v", id, got, err)
+	}
+	text := id.String()
+	for _, other := range []string{
+		"", "-", "null", strings.ToUpper(text), strings.ReplaceAll(text, "-", ""), text + " ", " " + text, text + "00", text[:35],
+		"{" + text + "}", strings.Replace(text, "-", "_", 1), text[:8] + "--" + text[9:13] + text[14:], text[:35] + "g",
+	} {
+		if got, err := ParseID(other); err == nil || !got.IsZero() {
+			t.Errorf("%q: %v, %v", other, got, err)
+		}
+	}
+}

@@ -39,6 +39,7 @@ func TestBrowser(t *testing.T) {
 		{name: "DoubleClickWithoutScripts", run: browserClicksTwiceWithoutScripts},
 		{name: "TwoTabsTwoRequests", run: browserAnswersTwoRequests},
 		{name: "TwoTabsOneRequest", run: browserAnswersOneRequestTwice},
+		{name: "PushedRequest", run: browserBringsAPushedRequest},
 		{name: "SignOutInOtherTab", run: browserSignsOutElsewhere},
 		{name: "SignInAgainInOtherTab", run: browserSignsInElsewhere},
 		{name: "WithoutScripts", run: browserRunsNoScripts},
@@ -46,10 +47,16 @@ func TestBrowser(t *testing.T) {
 		{name: "Framing", run: browserFramesNothing},
 		{name: "CrossSite", run: browserIsLuredElsewhere},
 		{name: "Keyboard", run: browserHasNoMouse},
+		{name: "Remember", run: browserRemembers},
+		{name: "RememberWithoutScripts", run: browserRemembersWithoutScripts},
+		{name: "TakeBack", run: browserTakesBack},
+		{name: "TakeBackByKeyboard", run: browserTakesBackByKeyboard},
 		{name: "Demo", run: browserSeesTheDemo, configure: asDemo},
+		{name: "DemoTakenBack", run: browserTakesTheDemoBack, configure: asDemo},
 		{name: "Looks", run: browserLooks},
 		{name: "LooksOfTheDemo", run: browserLooksAtTheDemo, configure: asDemo},
 		{name: "LooksOfAwkwardNames", run: browserLooksAtAwkwardNames, configure: withAwkwardUser},
+		{name: "LooksOfApplications", run: browserLooksAtApplications, configure: withAwkwardUser},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -272,6 +279,7 @@ func browserSignsInUnticksAndApproves(v *visit) {
 		(e) => [e.labels[0].innerText, (e.checked ? "ticked" : "empty") + (e.disabled ? ", fixed" : "")]))`)
 	if fmt.Sprint(boxes) != fmt.Sprint(map[string]string{
 		"Know who you are": "ticked, fixed", "See your photos": "ticked", "Stay connected": "ticked", api: "ticked",
+		"Remember this decision": "empty", "Remember “Stay connected”, too": "empty", // which is not to be seen yet
 	}) {
 		v.t.Errorf("the checkboxes are %v", boxes)
 	}
@@ -356,7 +364,7 @@ func browserClicksTwice(v *visit) {
 	tab.Arrive(v.client.callback())
 	v.redeems(a, v.client.arrived(v.t, 1)[0], someScopes...)
 	v.wantCount(1, 0, 1)
-	if got := v.server.Decisions(0); fmt.Sprint(got) != "[mint consume]" {
+	if got := v.server.Decisions(0); fmt.Sprint(got) != "[approve]" {
 		v.t.Errorf("the gate decided %v: the second click was sent", got)
 	}
 }
@@ -439,6 +447,43 @@ func browserAnswersOneRequestTwice(v *visit) {
 	}
 	v.client.arrived(v.t, 2)
 	v.wantCount(1, 1, 1)
+}
+
+// The request that the client has pushed is still there after the login, a reload and a
+// second tab, and is answered once (RFC 9126, Section 4; REQUIREMENTS 14).
+func browserBringsAPushedRequest(v *visit) {
+	a := v.asks("web", someScopes)
+	a.address = v.at("/oauth2/auth?" + v.push(must(url.Parse(a.address)).Query()).Encode())
+	firstTab, secondTab := v.profile.Tab(), v.profile.Tab()
+	firstTab.Open(a.address)
+	firstTab.Arrive(v.at("/oauth2/auth"))
+	v.sees(firstTab, "Sign in")
+	firstTab.Reload()
+	firstTab.Arrive(v.at("/oauth2/auth"))
+	v.signsIn(firstTab, "alice", users["alice"])
+	firstTab.Arrive(v.at("/oauth2/auth"))
+	v.sees(firstTab, "wants access")
+	firstTab.Reload()
+	v.status(firstTab.Arrive(v.at("/oauth2/auth")), http.StatusOK)
+	v.sees(firstTab, "wants access")
+	v.comesToConsent(secondTab, a)
+
+	ticket := firstTab.Value("[name=ticket]")
+	firstTab.Click(approveButton)
+	firstTab.Arrive(v.client.callback())
+	v.redeems(a, v.client.arrived(v.t, 1)[0], someScopes...)
+	secondTab.Click(approveButton)
+	secondTab.Arrive(v.client.callback())
+	if got := v.client.arrived(v.t, 2)[1]; got.values.Get("error") != "invalid_request_uri" || got.values.Get("state") != a.state || got.values.Has("code") {
+		v.t.Errorf("from the second tab the client got %v", got.values)
+	}
+	if v.back(firstTab, ticket) {
+		firstTab.Click(approveButton)
+		v.status(firstTab.Arrive(v.at("/consent")), http.StatusConflict)
+		v.sees(firstTab, alreadyText)
+	}
+	v.client.arrived(v.t, 2)
+	v.wantCount(1, 0, 1)
 }
 
 func browserSignsOutElsewhere(v *visit) {
@@ -598,7 +643,7 @@ func browserIsLuredElsewhere(v *visit) {
 	tab := v.profile.Tab()
 	v.comesToConsent(tab, a)
 	fields := browser.Evaluate[[][]string](tab, `[...new FormData(document.querySelector("#decision")).entries()]`)
-	if len(fields) != 2+len(someScopes) {
+	if len(fields) != 3+len(someScopes) {
 		v.t.Fatalf("the form has the fields %q", fields)
 	}
 	fields = append(fields, []string{"decision", "approve"})
@@ -610,6 +655,7 @@ func browserIsLuredElsewhere(v *visit) {
 			"/consent": fields, // even with the ticket of a page that is open
 			"/login":   {{"username", "bob"}, {"password", users["bob"]}},
 			"/logout":  nil,
+			takeBack:   {{"what", "all"}, {"username", "alice"}},
 		} {
 			lure := page(v.t, host, autoForm(v.at(path), fields))
 			other.Open(lure)
@@ -678,7 +724,7 @@ func browserHasNoMouse(v *visit) {
 	if browser.Evaluate[bool](tab, `document.activeElement.checked`) {
 		v.t.Error("the space bar does not untick")
 	}
-	v.tabsTo(tab, approveButton, 3)
+	v.tabsTo(tab, approveButton, 4)
 	tab.Keys(kb.Enter)
 	tab.Arrive(v.client.callback())
 	v.redeems(a, v.client.arrived(v.t, 1)[0], oidc.ScopeOpenID, oidc.ScopeOfflineAccess)
@@ -862,6 +908,10 @@ func browserLooks(v *visit) {
 	tab.Open(v.at("/oauth2/auth?client_id=nobody"))
 	tab.Arrive(v.at("/oauth2/auth"))
 	v.looks(tab, "error")
+
+	tab.Open(v.at("/oauth2/auth?client_id=web&request_uri=urn%3Aietf%3Aparams%3Aoauth%3Arequest_uri%3Agone"))
+	v.status(tab.Arrive(v.at("/oauth2/auth")), http.StatusBadRequest)
+	v.looks(tab, "expired")
 }
 
 func browserLooksAtTheDemo(v *visit) {

@@ -128,6 +128,8 @@ func TestNoSecretReachesTheDatabaseOrALog(t *testing.T) {
 	answer := s.redeem(s.server, "web", got.code, callback, verifier)
 	s.nothingIssued(page.Form("/consent").Submit("approve"))
 	s.nothingIssued(s.consentPage(alice, params).Form("/consent").Submit("deny"))
+	pushed := s.push(params)
+	s.approve(s.consentPage(alice, pushed))
 	hybrid := s.approve(s.consentPage(alice, with(params, "response_type", "code id_token token")))
 	for _, sql := range []string{ // errors that PostgreSQL itself describes
 		"ALTER TABLE consent_grants ADD CONSTRAINT no_insert CHECK (false) NOT VALID",
@@ -150,6 +152,7 @@ func TestNoSecretReachesTheDatabaseOrALog(t *testing.T) {
 		"fcg_": "a consent token", "fct_": "a ticket", page.Form("/consent").Values("")["ticket"][0][4:]: "a ticket",
 		users["alice"]: "a password", s.clients["web"].Secret: "a client secret", alice.Cookies()[0].Value: "a session's token",
 		got.code: "a code", answer.AccessToken: "an access token", answer.RefreshToken: "a refresh token", hybrid.idToken: "an ID token",
+		"urn:ietf:params:oauth:request_uri:": "a request_uri", url.QueryEscape(pushed.Get("request_uri")): "a request_uri",
 		"ory_ac_": "a code", "ory_at_": "an access token", verifier: "a code verifier",
 	} {
 		if at := strings.Index(text, secret); at >= 0 {

@@ -39,6 +39,7 @@ func TestStoreKeepsTheContractInEveryExecMode(t *testing.T) {
 			t.Parallel()
 			pool := migrated(t, pgstore.Config{}, withMode(mode), withConns(16))
 			consenttest.Run(t, storages(pool))
+			consenttest.RunConsents(t, consentStorages(pool))
 		})
 	}
 }
@@ -59,18 +60,24 @@ func TestStoreKeepsTheContractUnderOtherNames(t *testing.T) {
 	t.Parallel()
 	config := pgstore.Config{Schema: "My-Schema", TablePrefix: "Consent$Über_"}
 	pool := migrated(t, config, withConns(16))
-	consenttest.Run(t, func(t testing.TB, o consenttest.Options) fositeconsent.GrantStorage {
+	newStorage := func(t testing.TB, o consenttest.Options) *pgstore.Store {
 		config := config
 		config.TestClock = o.Now
 		if o.Broken {
 			return newStore(t, unreachable(t), config)
 		}
 		return newStore(t, pool, config)
-	})
+	}
+	consenttest.Run(t, func(t testing.TB, o consenttest.Options) fositeconsent.GrantStorage { return newStorage(t, o) })
+	consenttest.RunConsents(t, newStorage)
 }
 
 func storages(db pgstore.DB) func(testing.TB, consenttest.Options) fositeconsent.GrantStorage {
-	return func(t testing.TB, o consenttest.Options) fositeconsent.GrantStorage {
+	return func(t testing.TB, o consenttest.Options) fositeconsent.GrantStorage { return consentStorages(db)(t, o) }
+}
+
+func consentStorages(db pgstore.DB) func(testing.TB, consenttest.Options) *pgstore.Store {
+	return func(t testing.TB, o consenttest.Options) *pgstore.Store {
 		if o.Broken {
 			return newStore(t, unreachable(t), pgstore.Config{TestClock: o.Now})
 		}

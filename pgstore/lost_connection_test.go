@@ -3,11 +3,14 @@ package pgstore_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -45,6 +48,9 @@ type cutter struct {
 	times int
 	cuts  int
 	conns []net.Conn
+	// late, if set, gets what was sent when a statement is cut off: the network has it, and
+	// brings it to the server when the returned function is called.
+	late func(arrive func())
 }
 
 // all cuts every connection.
@@ -107,6 +113,7 @@ type cutConn struct {
 	mu        sync.Mutex
 	statement bool // one is under way
 	got       int  // bytes of its answer
+	lost      bool // for the client; the network still has it
 }
 
 var errCut = fmt.Errorf("cut by the test: %w", syscall.ECONNRESET)
@@ -114,11 +121,14 @@ var errCut = fmt.Errorf("cut by the test: %w", syscall.ECONNRESET)
 func (c *cutConn) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.lost {
+		return 0, errCut
+	}
 	if bytes.HasPrefix(b, cancelRequest) {
 		_ = c.Conn.Close()
 		return 0, errCut
 	}
-	if c.statement = bytes.Contains(b, []byte("consent_grants")); !c.statement {
+	if c.statement = bytes.Contains(b, []byte("consent_grants")) || bytes.Contains(b, []byte("consent_consents")); !c.statement {
 		return c.Conn.Write(b)
 	}
 	c.got = 0
@@ -126,9 +136,32 @@ func (c *cutConn) Write(b []byte) (int, error) {
 	if !ends {
 		return c.Conn.Write(b)
 	}
+	if late := c.cutter.late; late != nil {
+		c.lost = true
+		sent, conn := bytes.Clone(b), c.Conn
+		late(func() {
+			_ = conn.SetDeadline(time.Now().Add(patience)) // the client's own is over
+			_, _ = conn.Write(sent)
+			if tcp, ok := conn.(*net.TCPConn); ok {
+				_ = tcp.CloseWrite()
+			}
+			_, _ = io.Copy(io.Discard, conn) // until the server has done it and hung up
+			_ = conn.Close()
+		})
+		return len(b), errCut
+	}
 	n, _ := c.Conn.Write(b[:allowed])
 	_ = c.Conn.Close()
 	return n, errCut
+}
+
+func (c *cutConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lost {
+		return nil
+	}
+	return c.Conn.Close()
 }
 
 func (c *cutConn) Read(b []byte) (int, error) {
@@ -342,6 +375,93 @@ func TestRetryMeetsItsFirstTryUnderWay(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A first try that was lost may take effect when the second one has found no reason to
+// wait for it: then what the second one was told is not how the call ends.
+func TestFirstTryIsStillUnderWayWhenTheSecondIsRefused(t *testing.T) {
+	t.Parallel()
+	checkUnknown := func(t *testing.T, c *cutting, p fositeconsent.Presentation, err error) {
+		t.Helper()
+		if err == nil || isReason(err) {
+			t.Errorf("got %v, want an error that is no reason", err)
+		}
+		if _, attempt := spentAt(t, c.direct, p.ID); attempt != fositeconsent.ID(p.Attempt).String() {
+			t.Fatalf("this test is about nothing: the grant was spent by %q", attempt)
+		}
+	}
+
+	t.Run("since the grant was not there yet", func(t *testing.T) {
+		t.Parallel()
+		c := newCutting(t, pgx.QueryExecModeExec)
+		g := newGrant()
+		p := present(g)
+		var arrive func()
+		c.late = func(f func()) { arrive = f }
+		var err error
+		c.cut(ofTheStatement, 0, 1, func() { _, err = c.store.ConsumeConsentGrant(testContext(t), p) })
+		create(t, newStore(t, c.direct, pgstore.Config{}), g)
+		arrive()
+		checkUnknown(t, c, p, err)
+	})
+
+	t.Run("since the grant has expired while the first one waited", func(t *testing.T) {
+		t.Parallel()
+		c := newCutting(t, pgx.QueryExecModeExec)
+		var disconnected atomic.Bool
+		reconnect := make(chan struct{})
+		pool := pgtest.PoolAt(t, plain(t, c.url), withMode(pgx.QueryExecModeExec), func(config *pgxpool.Config) {
+			config.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+				if disconnected.Load() {
+					<-reconnect
+				}
+				conn, err := c.dial(ctx, network, address)
+				return uncancelled{conn}, err
+			}
+		})
+		store := newStore(t, pool, pgstore.Config{})
+		g := newGrant()
+		g.Lifespan = 8 * time.Second // for a machine that is busy until the first try begins
+		p := present(g)
+		create(t, store, g)
+		h := hold(t, c.direct)
+		const lock = "SELECT FROM public.consent_grants WHERE id = $1 FOR UPDATE"
+		h.exec(lock, g.ID.String())
+		result := make(chan error, 1)
+		go func() {
+			_, err := store.ConsumeConsentGrant(testContext(t), p)
+			result <- err
+		}()
+		waiting(t, c.direct, 1)
+		var first uint32
+		if err := c.direct.QueryRow(testContext(t), `SELECT pid FROM pg_stat_activity
+			WHERE datname = current_database() AND wait_event_type = 'Lock'`).Scan(&first); err != nil {
+			t.Fatal(err)
+		}
+		disconnected.Store(true)
+		c.all()
+		h.exec("SELECT pg_sleep(extract(epoch FROM expires_at - clock_timestamp())) FROM public.consent_grants WHERE id = $1", g.ID.String())
+		close(reconnect)
+		err := <-result
+		h.end(rollback)
+		for there := true; there; { // until the first try is done, and its process with it: nobody hears the answer
+			if err := c.direct.QueryRow(testContext(t), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", first).Scan(&there); err != nil {
+				t.Fatal(err)
+			}
+		}
+		checkUnknown(t, c, p, err)
+	})
+}
+
+// uncancelled swallows PostgreSQL's CancelRequest, which the driver sends after a connection
+// that broke: it would end the first try, whose turn comes when the second one has answered.
+type uncancelled struct{ net.Conn }
+
+func (c uncancelled) Write(b []byte) (int, error) {
+	if len(b) == 16 && binary.BigEndian.Uint32(b[4:]) == 80877102 {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }
 
 // waiting returns when n backends of the pool's database wait for a lock.

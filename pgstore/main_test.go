@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
@@ -113,4 +114,9 @@ func (c *testClock) advance(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.at = c.at.Add(d)
+}
+
+// pgError is one of a SQLSTATE.
+func pgError(state string) error {
+	return &pgconn.PgError{Severity: "ERROR", Code: state, Message: "of the test"}
 }

@@ -3,7 +3,6 @@ package pgstore
 import (
 	"archive/zip"
 	"bytes"
-	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/fosite-consent/fosite-consent/pgstore/internal/schema"
 )
 
 //go:embed migrations/*.sql
@@ -43,15 +44,15 @@ type migration struct {
 //
 // The files are plain SQL for the zero Config. What differs elsewhere is always
 // written in double quotes there, and nothing else is.
-func migrationsFor(n names) ([]migration, error) {
+func migrationsFor(n schema.Names) ([]migration, error) {
 	entries, err := migrationFiles.ReadDir("migrations") // sorted by name
 	if err != nil {
 		return nil, err
 	}
 	// Both replacements are of names that checkIdentifier let pass: no quotes.
 	render := strings.NewReplacer(
-		`"`+defaultSchema+`"`, pgx.Identifier{n.schema}.Sanitize(),
-		`"`+defaultPrefix, `"`+n.prefix,
+		`"`+schema.DefaultSchema+`"`, pgx.Identifier{n.Schema}.Sanitize(),
+		`"`+schema.DefaultPrefix, `"`+n.Prefix,
 	)
 	migrations := make([]migration, 0, len(entries))
 	for _, entry := range entries {
@@ -132,27 +133,27 @@ func Migrate(ctx context.Context, db Beginner, config Config) error {
 		return migrate(ctx, tx, n, migrations)
 	})
 	if err != nil {
-		return fmt.Errorf("pgstore: migrate schema %q: %w", n.schema, err)
+		return fmt.Errorf("pgstore: migrate schema %q: %w", n.Schema, err)
 	}
 	return nil
 }
 
-func migrate(ctx context.Context, tx pgx.Tx, n names, migrations []migration) error {
+func migrate(ctx context.Context, tx pgx.Tx, n schema.Names, migrations []migration) error {
 	if _, err := tx.Exec(ctx, "SELECT pg_catalog.pg_advisory_xact_lock("+strconv.Itoa(migrationLock)+")"); err != nil {
 		return fmt.Errorf("wait for other migrations: %w", err)
 	}
-	state, err := readState(ctx, tx, n)
+	state, err := schema.ReadState(ctx, tx, n)
 	if err != nil {
 		return err
 	}
 	// CREATE SCHEMA IF NOT EXISTS asks for the privilege even if it exists.
-	if !state.schema {
-		if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{n.schema}.Sanitize()); err != nil {
+	if !state.Schema {
+		if _, err := tx.Exec(ctx, "CREATE SCHEMA "+pgx.Identifier{n.Schema}.Sanitize()); err != nil {
 			return err
 		}
 	}
 	for _, m := range migrations {
-		if state.versions[m.version] {
+		if state.Versions[m.version] {
 			continue
 		}
 		if _, err := tx.Exec(ctx, m.sql); err != nil {
@@ -162,53 +163,17 @@ func migrate(ctx context.Context, tx pgx.Tx, n names, migrations []migration) er
 	return nil
 }
 
-// state is what the catalogs and the table of versions say.
-type state struct {
-	schema   bool
-	versions map[int]bool
-}
-
-// The statements of this file and of CheckSchema are sent unnamed: they run once,
-// and PgBouncer may not know prepared ones.
-const unprepared = pgx.QueryExecModeExec
-
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-// readState reads catalogs rather than to_regclass, which fails without USAGE on
-// the schema.
-func readState(ctx context.Context, db querier, n names) (state, error) {
-	var s state
-	var table bool
-	err := db.QueryRow(ctx, `
-SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = $1::text),
-       EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS s ON s.oid = c.relnamespace
-               WHERE s.nspname = $1::text AND c.relname = $2::text)`,
-		unprepared, n.schema, n.prefix+"migrations").Scan(&s.schema, &table)
-	if err != nil || !table {
-		return s, err
-	}
-	rows, err := db.Query(ctx, "SELECT version FROM "+n.migrations(), unprepared)
-	if err != nil {
-		return s, err
-	}
-	versions, err := pgx.CollectRows(rows, pgx.RowTo[int])
-	s.versions = make(map[int]bool, len(versions))
-	for _, v := range versions {
-		s.versions[v] = true
-	}
-	return s, err
-}
-
 // ErrSchema is what [Store.CheckSchema] returns when the tables are not what this
 // version of the package needs.
 var ErrSchema = errors.New("pgstore: the schema is not ready")
 
-// needed are the privileges on the grants' table that the store's statements take.
-var needed = []struct{ privilege, column string }{
-	{"SELECT", ""}, {"INSERT", ""}, {"UPDATE", "consumed_at"}, {"UPDATE", "attempt"},
+// needed are the privileges that the store's statements take.
+var needed = []schema.Privilege{
+	{Table: "grants", Name: "SELECT"}, {Table: "grants", Name: "INSERT"},
+	{Table: "grants", Name: "UPDATE", Column: "consumed_at"}, {Table: "grants", Name: "UPDATE", Column: "attempt"},
+	{Table: "grants", Name: "UPDATE", Column: "revoked_at"},
+	{Table: "consents", Name: "SELECT"}, {Table: "consents", Name: "INSERT"}, {Table: "consents", Name: "UPDATE", Column: "revoked_at"},
+	{Table: "responses", Name: "SELECT"}, {Table: "responses", Name: "INSERT"},
 }
 
 // CheckSchema is for the host's start-up and readiness: an error of kind
@@ -218,78 +183,20 @@ var needed = []struct{ privilege, column string }{
 // A schema that is newer than this package is fine: migrations only ever add what
 // the release before can ignore, so that nodes can be replaced one by one.
 func (s *Store) CheckSchema(ctx context.Context) error {
-	n := s.names
-	const op = "pgstore: check schema %q: %w"
-	migrations, err := migrationsFor(n)
+	migrations, err := migrationsFor(s.names)
 	if err != nil {
 		return err
 	}
-	missing, err := s.missing(ctx, n, migrations)
+	names := make([]string, len(migrations))
+	for i, m := range migrations {
+		names[i] = m.name
+	}
+	missing, err := schema.Missing(ctx, s.db, s.names, names, needed)
 	if err != nil {
-		return fmt.Errorf(op, n.schema, err)
+		return fmt.Errorf("pgstore: check schema %q: %w", s.names.Schema, err)
 	}
 	if len(missing) > 0 {
 		return fmt.Errorf("%w: %s", ErrSchema, strings.Join(missing, "; "))
 	}
 	return nil
-}
-
-func (s *Store) missing(ctx context.Context, n names, migrations []migration) ([]string, error) {
-	var usage, readable bool
-	err := s.db.QueryRow(ctx, `
-SELECT coalesce(pg_catalog.has_schema_privilege(s.oid, 'USAGE'), true),
-       coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true)
-FROM (SELECT) AS one
-LEFT JOIN pg_catalog.pg_namespace AS s ON s.nspname = $1::text
-LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname = $2::text`,
-		unprepared, n.schema, n.prefix+"migrations").Scan(&usage, &readable)
-	if err != nil {
-		return nil, err
-	}
-	if !usage {
-		return []string{"the role lacks: GRANT USAGE ON SCHEMA " + pgx.Identifier{n.schema}.Sanitize()}, nil
-	}
-	if !readable {
-		return []string{"the role lacks: GRANT SELECT ON " + n.migrations()}, nil
-	}
-	state, err := readState(ctx, s.db, n)
-	if err != nil {
-		return nil, err
-	}
-	var missing []string
-	for _, m := range migrations {
-		if !state.versions[m.version] {
-			missing = append(missing, m.name)
-		}
-	}
-	if len(missing) > 0 {
-		return []string{"migrations have not run: " + strings.Join(missing, ", ") +
-			": call pgstore.Migrate, or run the files of pgstore.Migrations"}, nil
-	}
-	for _, need := range needed {
-		var has *bool
-		err := s.db.QueryRow(ctx, `
-SELECT CASE WHEN $4::text = '' THEN pg_catalog.has_table_privilege(c.oid, $3::text)
-            WHEN a.attname IS NOT NULL THEN pg_catalog.has_column_privilege(c.oid, a.attnum, $3::text)
-       END
-FROM (SELECT) AS one
-LEFT JOIN pg_catalog.pg_namespace AS s ON s.nspname = $1::text
-LEFT JOIN pg_catalog.pg_class AS c ON c.relnamespace = s.oid AND c.relname = $2::text
-LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.oid AND a.attname = $4::text AND NOT a.attisdropped`,
-			unprepared, n.schema, n.prefix+"grants", need.privilege, need.column).Scan(&has)
-		if err != nil {
-			return nil, err
-		}
-		what := need.privilege
-		if need.column != "" {
-			what += " (" + need.column + ")"
-		}
-		switch {
-		case has == nil:
-			missing = append(missing, cmp.Or(need.column, "the table")+" of "+n.grants()+" does not exist, though its migration ran: restore it")
-		case !*has:
-			missing = append(missing, "the role lacks: GRANT "+what+" ON "+n.grants())
-		}
-	}
-	return missing, nil
 }

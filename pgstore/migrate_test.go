@@ -266,9 +266,17 @@ func TestCheckSchema(t *testing.T) {
 	want(`GRANT SELECT ON "public"."consent_migrations"`)
 	exec(t, admin, "GRANT SELECT ON public.consent_migrations TO "+role)
 	want("GRANT SELECT ON", "GRANT INSERT ON", "GRANT UPDATE (consumed_at) ON", "GRANT UPDATE (attempt) ON", `"public"."consent_grants"`)
-	exec(t, admin, "GRANT SELECT, INSERT, UPDATE (attempt) ON public.consent_grants TO "+role)
+	exec(t, admin, "GRANT SELECT, INSERT, UPDATE (attempt, revoked_at) ON public.consent_grants TO "+role)
 	want("GRANT UPDATE (consumed_at) ON")
 	exec(t, admin, "GRANT UPDATE (consumed_at) ON public.consent_grants TO "+role)
+	for _, missing := range []string{"SELECT", "INSERT", "UPDATE (revoked_at)"} {
+		want("GRANT " + missing + ` ON "public"."consent_consents"`)
+		exec(t, admin, "GRANT "+missing+" ON public.consent_consents TO "+role)
+	}
+	for _, missing := range []string{"SELECT", "INSERT"} {
+		want("GRANT " + missing + ` ON "public"."consent_responses"`)
+		exec(t, admin, "GRANT "+missing+" ON public.consent_responses TO "+role)
+	}
 	want()
 	exec(t, admin, "INSERT INTO public.consent_migrations VALUES (1000, 'of a later release')")
 	want()

@@ -97,7 +97,7 @@ func TestEveryStatementGoesByAnIndex(t *testing.T) {
 		want            []string
 	}{
 		{
-			"create", create, id + "," + hash + "," + hash + `, 's', 'c', '{}', '{}', NULL, false, 1000000, NULL`,
+			"create", create, id + "," + hash + "," + hash + `, 's', 'c', '{}', '{}', NULL, false, 1000000, NULL, NULL, NULL, NULL`,
 			[]string{"Conflict Arbiter Indexes: consent_grants_pkey"},
 		},
 		{
@@ -230,6 +230,7 @@ func TestTableRefusesWhatMustNotBe(t *testing.T) {
 		"id": "'01890000-0000-7000-8000-000000000001'", "secret_hash": "sha256('s')", "binding": "sha256('b')",
 		"subject": "'alice'", "client_id": "'c'", "scopes": "'{}'", "audience": "'{}'", "data": "NULL", "denied": "false",
 		"decided_at": "'2024-01-01'", "expires_at": "'2024-01-02'", "consumed_at": "NULL", "attempt": "NULL",
+		"revoked_at": "NULL",
 	}
 	insert := func(changes map[string]string) error {
 		var columns, values []string
@@ -267,6 +268,9 @@ func TestTableRefusesWhatMustNotBe(t *testing.T) {
 		{"consumed_before_expiry", map[string]string{"consumed_at": "'2024-01-02'", "attempt": someone}},
 		{"consumed_by_an_attempt", map[string]string{"consumed_at": "'2024-01-01'"}},
 		{"consumed_by_an_attempt", map[string]string{"attempt": someone}},
+		{"", map[string]string{"revoked_at": "'2024-01-01 12:00'"}},
+		{"", map[string]string{"revoked_at": "'2024-01-01 12:00'", "consumed_at": "'2024-01-01 12:00'", "attempt": someone}},
+		{"revoked_never_consumed", map[string]string{"revoked_at": "'2024-01-01 12:00'", "consumed_at": "'2024-01-01 12:01'", "attempt": someone}},
 	} {
 		err := insert(c.changes)
 		var pgErr *pgconn.PgError
@@ -281,12 +285,13 @@ func TestTableRefusesWhatMustNotBe(t *testing.T) {
 	if err := pool.QueryRow(testContext(t), "SELECT count(*) FROM pg_constraint WHERE contype = 'c' AND conrelid = 'public.consent_grants'::regclass").Scan(&checks); err != nil {
 		t.Fatal(err)
 	}
-	if checks != 12 {
-		t.Errorf("%d CHECK constraints, of which 12 are tested here", checks)
+	if checks != 13 {
+		t.Errorf("%d CHECK constraints, of which 13 are tested here", checks)
 	}
 	var without []string
-	err := pool.QueryRow(testContext(t), `SELECT coalesce(array_agg(attname::text), '{}') FROM pg_attribute
-		WHERE attrelid = 'public.consent_grants'::regclass AND attnum > 0 AND col_description(attrelid, attnum) IS NULL`).Scan(&without)
+	err := pool.QueryRow(testContext(t), `SELECT coalesce(array_agg(attrelid::regclass || '.' || attname), '{}') FROM pg_attribute
+		WHERE attrelid = ANY ('{public.consent_grants,public.consent_consents,public.consent_responses}'::regclass[])
+		  AND attnum > 0 AND col_description(attrelid, attnum) IS NULL`).Scan(&without)
 	if err != nil || len(without) > 0 {
 		t.Errorf("columns without a comment: %v, %v", without, err)
 	}

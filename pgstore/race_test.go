@@ -162,7 +162,8 @@ func (c *call) wantSQLState(code string) {
 func isReason(err error) bool {
 	for _, reason := range []error{
 		fositeconsent.ErrGrantNotFound, fositeconsent.ErrBindingMismatch, fositeconsent.ErrGrantConsumed,
-		fositeconsent.ErrGrantExpired, fositeconsent.ErrAlreadyDecided,
+		fositeconsent.ErrGrantRevoked, fositeconsent.ErrGrantExpired, fositeconsent.ErrAlreadyDecided,
+		fositeconsent.ErrConsentRevoked, fositeconsent.ErrConsentExpired,
 	} {
 		if errors.Is(err, reason) {
 			return true

@@ -77,6 +77,22 @@ func TestRolesOfTheDocumentationSuffice(t *testing.T) {
 		if _, err := store.ConsumeConsentGrant(ctx, present(g)); !errors.Is(err, fositeconsent.ErrGrantConsumed) {
 			t.Error(err)
 		}
+		c := newConsent()
+		response := approval(c)
+		for range 2 {
+			record(t, store, response)
+			record(t, store, silent(c))
+		}
+		if err := store.CheckResponse(ctx, response.RequestID); err != nil {
+			t.Error(err)
+		}
+		if found, err := store.FindConsents(ctx, c.Issuer, c.Subject, c.ClientID); len(found) != 1 || err != nil {
+			t.Error(found, err)
+		}
+		create(t, store, grantOf(another(c)))
+		if ended, ids := revoke(t, store, of(c)); ended != 1 || len(ids) != 3 {
+			t.Errorf("ended %d with %v", ended, ids)
+		}
 	})
 	t.Run("the sweeper's", func(t *testing.T) {
 		clock := newClock()
@@ -102,10 +118,14 @@ func TestRolesOfTheDocumentationSuffice(t *testing.T) {
 			"UPDATE" + table + "SET denied = false", "UPDATE" + table + "SET binding = binding",
 			"UPDATE" + table + "SET secret_hash = secret_hash", "UPDATE" + table + "SET scopes = scopes",
 			"UPDATE" + table + "SET subject = subject", "UPDATE" + table + "SET id = id",
+			"DELETE FROM public.consent_consents", "UPDATE public.consent_consents SET scopes = scopes", "UPDATE public.consent_consents SET expires_at = NULL",
+			"UPDATE public.consent_consents SET remembered = true", "UPDATE public.consent_consents SET id = id",
+			"DELETE FROM public.consent_responses", "UPDATE public.consent_responses SET request_id = ''",
 			"DELETE FROM public.consent_migrations", "INSERT INTO public.consent_migrations VALUES (2, '')",
 			"CREATE TABLE public.t ()",
 		}},
 		"the sweeper's may do nothing else": {sweeper, []string{
+			"TABLE public.consent_consents", "TABLE public.consent_responses",
 			"SELECT secret_hash FROM" + table, "SELECT data FROM" + table, "SELECT subject FROM" + table,
 			"INSERT INTO" + table + "SELECT * FROM" + table, "TRUNCATE" + table,
 			"UPDATE" + table + "SET consumed_at = NULL", "UPDATE" + table + "SET expires_at = expires_at",

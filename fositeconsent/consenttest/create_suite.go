@@ -45,6 +45,17 @@ func returnedAsStored(p *probe) {
 		{"data that looks like an escaped text", func(g *fositeconsent.Grant) { g.Data = []byte(`\x6869\\000`) }},
 		{"data that is JSON with spaces and a repeated name", func(g *fositeconsent.Grant) { g.Data = []byte(`{ "b": 1.0, "a": 2,  "a": 1e2 }`) }},
 		{"data of 64 KiB", func(g *fositeconsent.Grant) { g.Data = large }},
+		{"an approval to remember until it is revoked", func(g *fositeconsent.Grant) { g.Remember = &fositeconsent.Remember{} }},
+		{"an approval to remember for a time", func(g *fositeconsent.Grant) {
+			g.Remember = &fositeconsent.Remember{Lifespan: 90*24*time.Hour + 7*time.Millisecond}
+		}},
+		{"an approval to remember with offline access", func(g *fositeconsent.Grant) { g.Remember = &fositeconsent.Remember{OfflineAccess: true} }},
+		{"an approval to remember for a time with offline access", func(g *fositeconsent.Grant) {
+			g.Remember = &fositeconsent.Remember{Lifespan: time.Millisecond, OfflineAccess: true}
+		}},
+		{"no approval to remember", func(g *fositeconsent.Grant) { g.Remember = nil }},
+		{"a digest of what was shown", func(g *fositeconsent.Grant) { g.Shown = random32() }},
+		{"a digest of what was shown that ends in zeros", func(g *fositeconsent.Grant) { g.Shown = fositeconsent.Digest{1} }},
 		{"a subject in many scripts", func(g *fositeconsent.Grant) {
 			g.Subject = "Ünïcødé|Ελένη|Дмитрий|东京|🦊|עברית"
 		}},
@@ -209,6 +220,10 @@ func createRepeated(p *probe) {
 		func(g *fositeconsent.Grant) { g.Data = []byte("something else") },
 		func(g *fositeconsent.Grant) { g.Lifespan = fositeconsent.MinGrantLifespan },
 		func(g *fositeconsent.Grant) { g.Lifespan = time.Hour },
+		func(g *fositeconsent.Grant) {
+			g.Remember = &fositeconsent.Remember{Lifespan: time.Hour, OfflineAccess: true}
+		},
+		func(g *fositeconsent.Grant) { g.Shown = random32() },
 		func(g *fositeconsent.Grant) { g.Denied = !g.Denied },
 	}
 	repeat := func(s *checked, grant *fositeconsent.Grant) {
@@ -320,6 +335,7 @@ func callersGrantIsTheCallers(p *probe) {
 		g.Scopes = append(make([]string, 0, 8), g.Scopes...)
 		g.Audience = append(make([]string, 0, 8), g.Audience...)
 		g.Data = append(make([]byte, 0, 64), g.Data...)
+		g.Remember = &fositeconsent.Remember{Lifespan: time.Hour, OfflineAccess: true}
 		return g
 	}
 	// deep includes what lies behind the slices' ends.
@@ -328,6 +344,10 @@ func callersGrantIsTheCallers(p *probe) {
 		c.Scopes = slices.Clone(g.Scopes[:cap(g.Scopes)])
 		c.Audience = slices.Clone(g.Audience[:cap(g.Audience)])
 		c.Data = slices.Clone(g.Data[:cap(g.Data)])
+		if g.Remember != nil {
+			remember := *g.Remember
+			c.Remember = &remember
+		}
 		return &c
 	}
 	untouched := func(s *checked, call string, grant, before *fositeconsent.Grant) {
@@ -335,7 +355,8 @@ func callersGrantIsTheCallers(p *probe) {
 		now := deep(grant)
 		if !slices.Equal(now.Scopes, before.Scopes) || !slices.Equal(now.Audience, before.Audience) || !slices.Equal(now.Data, before.Data) ||
 			now.ID != before.ID || now.SecretHash != before.SecretHash || now.Binding != before.Binding || now.Subject != before.Subject ||
-			now.ClientID != before.ClientID || now.Denied != before.Denied || now.Lifespan != before.Lifespan || !now.DecidedAt.Equal(before.DecidedAt) {
+			now.ClientID != before.ClientID || now.Shown != before.Shown || (now.Remember == nil) != (before.Remember == nil) ||
+			now.Remember != nil && *now.Remember != *before.Remember || now.Denied != before.Denied || now.Lifespan != before.Lifespan || !now.DecidedAt.Equal(before.DecidedAt) {
 			s.Errorf("%s modified the caller's grant", call)
 		}
 	}
@@ -384,8 +405,11 @@ func overwrite(g *fositeconsent.Grant) {
 	for i := range g.Data {
 		g.Data[i] ^= 0xff
 	}
+	if g.Remember != nil {
+		*g.Remember = fositeconsent.Remember{Lifespan: 7 * time.Hour}
+	}
 	g.Scopes = append(g.Scopes, "appended")
-	g.ID, g.SecretHash, g.Binding = newID(), random32(), random32()
+	g.ID, g.SecretHash, g.Binding, g.Shown = newID(), random32(), random32(), random32()
 	g.Subject, g.ClientID, g.Denied = "overwritten", "overwritten", !g.Denied
 	g.Lifespan, g.DecidedAt = 0, time.Time{}
 }

@@ -53,23 +53,37 @@ func TestSuiteCatchesEveryFlaw(t *testing.T) {
 	for _, m := range regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): `+t.Name()+`/(\S+) \(`).FindAllSubmatch(out, -1) {
 		results[string(m[2])] = string(m[1])
 	}
+	caughtBy := make(map[string]string)
+	var odd []string
 	for _, f := range flaws {
-		switch results[subtest(f.name)+"/"+subtest(f.caughtBy)] {
-		case "FAIL":
-			t.Logf("%q was caught by %q", f.name, f.caughtBy)
-		case "PASS":
-			t.Errorf("%q was not caught by %q", f.name, f.caughtBy)
-		default:
-			t.Errorf("%q was not tested by %q\n%s", f.name, f.caughtBy, out)
-		}
+		caughtBy[f.name] = f.caughtBy
+	}
+	for _, f := range consentFlaws {
+		caughtBy[f.name] = f.caughtBy
 	}
 	for _, f := range oddities {
-		switch results[subtest(f.name)] {
+		odd = append(odd, f.name)
+	}
+	for _, f := range consentOddities {
+		odd = append(odd, f.name)
+	}
+	for name, by := range caughtBy {
+		switch results[subtest(name)+"/"+subtest(by)] {
+		case "FAIL":
+			t.Logf("%q was caught by %q", name, by)
+		case "PASS":
+			t.Errorf("%q was not caught by %q", name, by)
+		default:
+			t.Errorf("%q was not tested by %q\n%s", name, by, out)
+		}
+	}
+	for _, name := range odd {
+		switch results[subtest(name)] {
 		case "PASS":
 		case "FAIL":
-			t.Errorf("%q keeps the contract and was refused\n%s", f.name, out)
+			t.Errorf("%q keeps the contract and was refused\n%s", name, out)
 		default:
-			t.Errorf("%q was not tested\n%s", f.name, out)
+			t.Errorf("%q was not tested\n%s", name, out)
 		}
 	}
 }
@@ -84,6 +98,15 @@ func TestEveryTestOfTheSuiteCatchesSomething(t *testing.T) {
 	for _, c := range suite {
 		names["test: "+c.name]++
 		if !slices.ContainsFunc(flaws, func(f flaw) bool { return f.caughtBy == c.name }) {
+			t.Errorf("%q catches no flaw", c.name)
+		}
+	}
+	for _, f := range consentFlaws {
+		names["flaw: "+f.name]++
+	}
+	for _, c := range consentSuite {
+		names["test: "+c.name]++
+		if !slices.ContainsFunc(consentFlaws, func(f consentFlaw) bool { return f.caughtBy == c.name }) {
 			t.Errorf("%q catches no flaw", c.name)
 		}
 	}
@@ -109,6 +132,22 @@ func runFlaws(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			Run(t, f.newStorage)
+		})
+	}
+	for _, f := range consentFlaws {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			for _, c := range consentSuite {
+				if c.name == f.caughtBy {
+					t.Run(c.name, func(t *testing.T) { c.test(&consentProbe{T: t, newStorage: f.newStorage}) })
+				}
+			}
+		})
+	}
+	for _, f := range consentOddities {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			RunConsents(t, f.newStorage)
 		})
 	}
 }
@@ -437,6 +476,28 @@ var contentFlaws = func() []flaw {
 		}},
 		{name: "a list ends at 255 elements", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) { g.Scopes = g.Scopes[:min(255, len(g.Scopes))] }},
 		{name: "the audience is forgotten", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) { g.Audience = nil }},
+		{name: "what is to be remembered is forgotten", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) { g.Remember = nil }},
+		{name: "for how long is forgotten", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) {
+			if g.Remember != nil {
+				g.Remember.Lifespan = 0
+			}
+		}},
+		{name: "that offline access is remembered is forgotten", caughtBy: caughtBy, returned: func(g *fositeconsent.Grant) {
+			if g.Remember != nil {
+				g.Remember.OfflineAccess = false
+			}
+		}},
+		{name: "every approval is remembered", caughtBy: caughtBy, returned: func(g *fositeconsent.Grant) {
+			if g.Remember == nil {
+				g.Remember = &fositeconsent.Remember{}
+			}
+		}},
+		{name: "an empty wish is none", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) {
+			if g.Remember != nil && *g.Remember == (fositeconsent.Remember{}) {
+				g.Remember = nil
+			}
+		}},
+		{name: "what was shown is forgotten", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) { g.Shown = fositeconsent.Digest{} }},
 		{name: "data is text", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) { g.Data = bytes.ToValidUTF8(g.Data, []byte("?")) }},
 		{name: "data ends at a zero byte", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) { g.Data, _, _ = bytes.Cut(g.Data, []byte{0}) }},
 		{name: "data ends at 64 KiB less one byte", caughtBy: caughtBy, stored: func(g *fositeconsent.Grant) { g.Data = g.Data[:min(1<<16-1, len(g.Data))] }},
@@ -579,6 +640,8 @@ var createFlaws = func() []flaw {
 			return old.SecretHash == g.SecretHash && !old.Denied
 		}},
 		{name: "a repeated create brings new scopes", caughtBy: repeated, afterRetry: func(old *row, g *fositeconsent.Grant) { old.Scopes = slices.Clone(g.Scopes) }},
+		{name: "a repeated create is remembered after all", caughtBy: repeated, afterRetry: func(old *row, g *fositeconsent.Grant) { old.Remember = clone(g).Remember }},
+		{name: "a repeated create shows something else", caughtBy: repeated, afterRetry: func(old *row, g *fositeconsent.Grant) { old.Shown = g.Shown }},
 		{name: "a repeated create brings a new binding", caughtBy: repeated, afterRetry: func(old *row, g *fositeconsent.Grant) { old.Binding = g.Binding }},
 		{name: "a repeated create brings a new lifespan", caughtBy: repeated, afterRetry: func(old *row, g *fositeconsent.Grant) { old.Lifespan = g.Lifespan }},
 		{name: "a repeated create turns a denial into an approval", caughtBy: repeated, afterRetry: func(old *row, g *fositeconsent.Grant) { old.Denied = g.Denied }},
@@ -636,6 +699,15 @@ var createFlaws = func() []flaw {
 			defer f.mu.Unlock()
 			if r := f.find(g.ID); r != nil && r.SecretHash == g.SecretHash {
 				r.Scopes = g.Scopes
+			}
+			return err
+		}},
+		{name: "the caller's wish to remember is kept", caughtBy: callers, create: func(f *flawed, ctx context.Context, g *fositeconsent.Grant) error {
+			err := f.doCreate(ctx, g)
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if r := f.find(g.ID); r != nil && r.SecretHash == g.SecretHash {
+				r.Remember = g.Remember
 			}
 			return err
 		}},

@@ -34,8 +34,11 @@ const (
 	notFound        outcome = "ErrGrantNotFound"
 	mismatched      outcome = "ErrBindingMismatch"
 	alreadyConsumed outcome = "ErrGrantConsumed"
+	grantRevoked    outcome = "ErrGrantRevoked"
 	tooLate         outcome = "ErrGrantExpired"
 	alreadyDecided  outcome = "ErrAlreadyDecided"
+	consentRevoked  outcome = "ErrConsentRevoked"
+	consentExpired  outcome = "ErrConsentExpired"
 	failed          outcome = "an error that is none of the sentinels"
 )
 
@@ -47,8 +50,11 @@ var sentinels = []struct {
 	{fositeconsent.ErrGrantNotFound, notFound},
 	{fositeconsent.ErrBindingMismatch, mismatched},
 	{fositeconsent.ErrGrantConsumed, alreadyConsumed},
+	{fositeconsent.ErrGrantRevoked, grantRevoked},
 	{fositeconsent.ErrGrantExpired, tooLate},
 	{fositeconsent.ErrAlreadyDecided, alreadyDecided},
+	{fositeconsent.ErrConsentRevoked, consentRevoked},
+	{fositeconsent.ErrConsentExpired, consentExpired},
 }
 
 func outcomeOf(err error) outcome {
@@ -168,8 +174,9 @@ func (s *checked) consumeIn(ctx context.Context, presentation fositeconsent.Pres
 		grant = &fositeconsent.Grant{}
 	case err != nil && grant != nil:
 		s.Errorf("ConsumeConsentGrant returned a grant with the error %v", err)
-	case outcomeOf(err) == alreadyDecided:
-		s.Errorf("ConsumeConsentGrant returned a reason for which only a create may be refused: %v", err)
+	}
+	if says := outcomeOf(err); says == alreadyDecided || says == consentRevoked || says == consentExpired {
+		s.Errorf("ConsumeConsentGrant returned a reason for which only another call may be refused: %v", err)
 	}
 	return grant, err
 }
@@ -250,6 +257,12 @@ func (s *checked) wantSame(got, created *fositeconsent.Grant) {
 	}
 	if !bytes.Equal(got.Data, created.Data) {
 		differs("Data", shorten(got.Data), shorten(created.Data))
+	}
+	if r, want := got.Remember, created.Remember; (r == nil) != (want == nil) || r != nil && *r != *want {
+		differs("Remember", got.Remember, created.Remember)
+	}
+	if got.Shown != created.Shown {
+		differs("Shown", got.Shown, created.Shown)
 	}
 	if got.Denied {
 		differs("Denied", true, false)
@@ -366,7 +379,9 @@ type tally map[outcome]int
 // wantTally compares the outcomes of a race, exactly.
 func (s *checked) wantTally(got, want tally) {
 	s.Helper()
-	for _, o := range []outcome{succeeded, notFound, mismatched, alreadyConsumed, tooLate, alreadyDecided, failed} {
+	for _, o := range []outcome{
+		succeeded, notFound, mismatched, alreadyConsumed, grantRevoked, tooLate, alreadyDecided, consentRevoked, consentExpired, failed,
+	} {
 		if got[o] != want[o] {
 			s.Errorf("%d calls ended in %s, want %d", got[o], o, want[o])
 		}

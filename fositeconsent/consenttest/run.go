@@ -7,7 +7,7 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// Options is what one test of [Run] needs of its storage.
+// Options is what one test of [Run] or [RunConsents] needs of its storage.
 type Options struct {
 	// Now is the clock that the storage must ask instead of its own, for creation
 	// and for expiry. It is safe for concurrent use, starts a day or so from now
@@ -47,6 +47,71 @@ func Run(t *testing.T, newStorage func(t testing.TB, o Options) fositeconsent.Gr
 			})
 		}
 	})
+}
+
+// RunConsents checks that a storage keeps the contract of [fositeconsent.ConsentStorage],
+// and with it that of the grants which a revocation ends. What is said of newStorage and of
+// what cannot be checked at [Run], which checks the rest of what grants are, is true here, too.
+func RunConsents[S interface {
+	fositeconsent.GrantStorage
+	fositeconsent.ConsentStorage
+}](t *testing.T, newStorage func(t testing.TB, o Options) S) {
+	t.Helper()
+	t.Run("ConsentStorage", func(t *testing.T) {
+		for _, c := range consentSuite {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				c.test(&consentProbe{T: t, newStorage: func(t testing.TB, o Options) consentStorage { return newStorage(t, o) }})
+			})
+		}
+	})
+}
+
+// consentSuite is every test of consents by the sentence that it proves.
+var consentSuite = []struct {
+	name string
+	test func(*consentProbe)
+}{
+	// consent_record_suite.go
+	{"a consent is returned as it was recorded", consentReturnedAsRecorded},
+	{"nil and empty lists and data of a consent are the same", consentNilIsEmpty},
+	{"text of a consent is kept exactly or refused", consentTextIsExact},
+	{"a consent is dated by the explicit clock", consentDatedByExplicitClock},
+	{"a consent is dated by the storage's own clock", consentDatedByOwnClock},
+	{"a consent expires at the end of its lifespan and not before", consentExpiresAtTheEnd},
+	{"an incomplete response is refused and nothing is recorded", incompleteResponseRefused},
+	{"a repeated response succeeds and changes nothing", responseRepeated},
+	{"an approval is recorded for one response", approvalRecordedOnce},
+	{"a response rests on live consents only", restsOnLiveConsents},
+	{"the caller's response is neither kept nor modified", callersResponseIsTheCallers},
+	{"a returned consent is the caller's to modify", returnedConsentIsTheCallers},
+
+	// consent_find_suite.go
+	{"a remembered consent is found for its issuer, subject and client alone", foundExactly},
+	{"the newest remembered consents are found first", newestFoundFirst},
+	{"of a response that was never recorded nothing is known", unknownResponse},
+	{"a response is as good as each of its consents", asGoodAsEach},
+	{"consents are listed by what is selected", listedBySelection},
+	{"consents are listed in pages that others do not move", pagesStay},
+	{"a selection that could mean everybody is refused", selectionOfEverybody},
+
+	// consent_revoke_suite.go
+	{"a revocation ends what is selected and nothing else", revokesSelection},
+	{"a revocation ends the grants that nobody has consumed", revokesGrants},
+	{"a revoked grant is refused for the first of several reasons", revokedGrantFirstReason},
+	{"a response of a grant that was consumed before a revocation is refused after it", consumedBeforeRevocation},
+	{"a revocation that fails has no effect and can be repeated", revocationFails},
+	{"a revocation hands over a bounded number of responses", revocationIsBounded},
+	{"what is revoked stays revoked and is not revoked again", revokedForEver},
+	{"an expired consent is revoked too", expiredIsRevoked},
+	{"nothing is recorded or found to be good while a revocation is under way", waitsForRevocation},
+	{"of responses that race a revocation none outlives it", responsesRaceRevocation},
+	{"of grants that race a revocation none leads to a response", grantsRaceRevocation},
+	{"of many revocations one ends each consent", manyRevocations},
+
+	// consent_failure_suite.go
+	{"a cancelled call on consents is an error and changes nothing", cancelledConsents},
+	{"a backend that cannot be reached knows nothing of consents", brokenConsents},
 }
 
 // suite is every test by the sentence that it proves.

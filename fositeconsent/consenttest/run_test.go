@@ -30,3 +30,31 @@ func TestStorageKeepsTheContract(t *testing.T) {
 		return NewStorage(o.Now)
 	})
 }
+
+func (unreachable) FindConsents(context.Context, string, string, string) ([]fositeconsent.Consent, error) {
+	return nil, errUnreachable
+}
+
+func (unreachable) RecordResponse(context.Context, *fositeconsent.Response) error {
+	return errUnreachable
+}
+
+func (unreachable) CheckResponse(context.Context, string) error { return errUnreachable }
+
+func (unreachable) ListConsents(context.Context, fositeconsent.Selection, fositeconsent.ID, int) ([]fositeconsent.Consent, error) {
+	return nil, errUnreachable
+}
+
+func (unreachable) RevokeConsents(context.Context, fositeconsent.Selection, func(context.Context, []string) error) (int, error) {
+	return 0, errUnreachable
+}
+
+func TestStorageKeepsTheContractOfConsents(t *testing.T) {
+	t.Parallel()
+	RunConsents(t, func(_ testing.TB, o Options) consentStorage {
+		if o.Broken {
+			return unreachable{}
+		}
+		return NewStorage(o.Now)
+	})
+}

@@ -1,6 +1,7 @@
 // Package consenttest has what a host or the author of a storage needs to test
-// consent grants: [Run], the conformance suite that every
-// [fositeconsent.GrantStorage] has to pass, and [Storage], one that lives in memory.
+// consent grants: [Run] and [RunConsents], the conformance suites that every
+// [fositeconsent.GrantStorage] and every [fositeconsent.ConsentStorage] has to pass, and
+// [Storage], which is both and lives in memory.
 // It depends on the standard library and on fositeconsent only.
 package consenttest
 
@@ -15,15 +16,17 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// Storage is a [fositeconsent.GrantStorage] in memory, for tests: it forgets
-// everything when the process exits, knows nothing of a second process, takes
-// part in no transaction, and never frees what it was given. Beyond that it keeps
-// the whole contract, and is safe for concurrent use.
+// Storage is a [fositeconsent.GrantStorage] and a [fositeconsent.ConsentStorage] in
+// memory, for tests: it forgets everything when the process exits, knows nothing of
+// a second process, takes part in no transaction, and never frees what it was given.
+// Beyond that it keeps the whole contract, and is safe for concurrent use.
 type Storage struct {
-	now func() time.Time
+	now  func() time.Time
+	turn chan struct{} // has room for whoever must not meet a revocation under way
 
-	mu     sync.Mutex
-	grants map[fositeconsent.ID]*record
+	mu       sync.Mutex
+	grants   map[fositeconsent.ID]*record
+	consents map[fositeconsent.ID]*consent
 }
 
 var _ fositeconsent.GrantStorage = (*Storage)(nil)
@@ -33,6 +36,7 @@ type record struct {
 	grant     fositeconsent.Grant
 	expiresAt time.Time
 	spentBy   fositeconsent.Attempt // zero: unspent
+	revoked   bool                  // before its response was recorded
 }
 
 // NewStorage returns an empty Storage whose clock is now, which is called by
@@ -41,7 +45,12 @@ func NewStorage(now func() time.Time) *Storage {
 	if now == nil {
 		now = time.Now
 	}
-	return &Storage{now: now, grants: make(map[fositeconsent.ID]*record)}
+	return &Storage{
+		now:      now,
+		turn:     make(chan struct{}, 1),
+		grants:   make(map[fositeconsent.ID]*record),
+		consents: make(map[fositeconsent.ID]*consent),
+	}
 }
 
 // CreateConsentGrant implements [fositeconsent.GrantStorage].
@@ -73,6 +82,10 @@ func (s *Storage) ConsumeConsentGrant(ctx context.Context, p fositeconsent.Prese
 	if p.Attempt == (fositeconsent.Attempt{}) {
 		return nil, errors.New("consenttest: the presentation has no attempt")
 	}
+	if err := s.await(ctx); err != nil {
+		return nil, err
+	}
+	defer s.done()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := interrupted(ctx); err != nil {
@@ -90,6 +103,8 @@ func (s *Storage) ConsumeConsentGrant(ctx context.Context, p fositeconsent.Prese
 		// The winner asks again.
 	case r.spentBy != fositeconsent.Attempt{}:
 		return nil, fositeconsent.ErrGrantConsumed
+	case r.revoked:
+		return nil, fositeconsent.ErrGrantRevoked
 	case !s.now().Before(r.expiresAt):
 		return nil, fositeconsent.ErrGrantExpired
 	}
@@ -135,5 +150,9 @@ func clone(grant *fositeconsent.Grant) fositeconsent.Grant {
 	c.Scopes = slices.Clone(c.Scopes)
 	c.Audience = slices.Clone(c.Audience)
 	c.Data = slices.Clone(c.Data)
+	if c.Remember != nil {
+		remember := *c.Remember
+		c.Remember = &remember
+	}
 	return c
 }

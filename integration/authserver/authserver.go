@@ -98,6 +98,7 @@ type Client struct {
 	JWKSURI                 string          `json:"jwks_uri,omitempty"`
 	RequestObjectSigningAlg string          `json:"request_object_signing_alg,omitempty"`
 	RequestURIs             []string        `json:"request_uris,omitempty"`
+	RequirePushedRequests   bool            `json:"require_pushed_authorization_requests,omitempty"`
 }
 
 // Config is what the processes of a Site have in common.
@@ -360,7 +361,7 @@ type Line struct {
 func (s *Server) Lines() []Line { return s.log.lines() }
 
 // Decisions returns what the gate decided since the log had the given number of
-// lines: "mint", "consume binding_mismatch", and so on. A page that was shown is none.
+// lines: "approve", "approve binding_mismatch", and so on. A page that was shown is none.
 func (s *Server) Decisions(since int) []string {
 	var list []string
 	for _, line := range s.Lines()[since:] {

@@ -6,7 +6,11 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
+
+// endWithParent has the kernel kill a program when the thread that started it ends.
+func endWithParent(attr *syscall.SysProcAttr) { attr.Pdeathsig = syscall.SIGKILL }
 
 // childrenOf returns the ids of a process's children, from /proc: a small image may
 // have no ps.

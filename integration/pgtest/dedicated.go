@@ -20,6 +20,9 @@ type controlled interface {
 	// pause keeps it from doing anything, until unpause.
 	pause(ctx context.Context) error
 	unpause(ctx context.Context) error
+	// standby starts a copy of the server that streams from it. The server may be
+	// restarted for that.
+	standby(ctx context.Context) (controlled, error)
 }
 
 // Server is a PostgreSQL server that belongs to one test, behind a Proxy with an
@@ -37,19 +40,32 @@ type Server struct {
 // stop: a container or a local server is started then too.
 func Dedicated(t testing.TB) *Server {
 	t.Helper()
+	own := startDedicated(t, onDisk)
+	return &Server{t: t, server: own, proxy: NewProxy(t, own.address())}
+}
+
+// startDedicated starts a server that ends with the test.
+func startDedicated(t testing.TB, where storage) controlled {
+	t.Helper()
 	pinned := os.Getenv("TEST_POSTGRES")
 	if pinned == "url" {
 		pinned = ""
 	}
 	own, err := startOwn(context.Background(), pinned, func(ctx context.Context, kind string) (controlled, error) {
 		if kind == kindDocker {
-			return nilIfFailed(startDocker(ctx, onDisk))
+			return nilIfFailed(startDocker(ctx, where))
 		}
 		return nilIfFailed(startDedicatedLocal(ctx, kind))
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	endWith(t, own)
+	return own
+}
+
+// endWith ends the server with the test.
+func endWith(t testing.TB, own controlled) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), requestTimeout)
 		defer cancel()
@@ -57,7 +73,6 @@ func Dedicated(t testing.TB) *Server {
 			t.Errorf("pgtest: end the test's server: %v", err)
 		}
 	})
-	return &Server{t: t, server: own, proxy: NewProxy(t, own.address())}
 }
 
 // nilIfFailed keeps a nil pointer from becoming an interface that is not nil.

@@ -44,30 +44,29 @@ type dockerServer struct {
 }
 
 // startDocker starts a container and waits until the server in it answers.
-func startDocker(ctx context.Context, where storage) (_ *dockerServer, err error) {
+func startDocker(ctx context.Context, where storage) (*dockerServer, error) {
 	image := os.Getenv("TEST_POSTGRES_IMAGE")
 	if image == "" {
 		image = "postgres:17-alpine"
 	}
-	pool, err := dockertest.NewPool("")
+	pool, err := engine(ctx)
 	if err != nil {
 		return nil, err
 	}
-	pingCtx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if err := pool.Client.PingWithContext(pingCtx); err != nil {
-		return nil, fmt.Errorf("no container engine answers: %w", err)
-	}
-	removeAbandoned(pool)
-
 	s := &dockerServer{pool: pool, image: image, password: randomHex(16)}
-	repository, tag := docker.ParseRepositoryTag(image)
-	name := "fosite-consent-pgtest-" + randomHex(6)
+	return s, s.run(ctx, where, nil)
+}
+
+// run starts the container, with options that change may change, and waits until
+// the server in it answers.
+func (s *dockerServer) run(ctx context.Context, where storage, change func(*dockertest.RunOptions)) (err error) {
+	repository, tag := docker.ParseRepositoryTag(s.image)
+	name := containerName()
 	command := []string{"postgres"}
 	for setting, value := range settings {
 		command = append(command, "-c", setting+"="+value)
 	}
-	s.resource, err = pool.RunWithOptions(&dockertest.RunOptions{
+	options := &dockertest.RunOptions{
 		Name:       name,
 		Repository: repository,
 		Tag:        tag,
@@ -78,7 +77,11 @@ func startDocker(ctx context.Context, where storage) (_ *dockerServer, err error
 		Labels: map[string]string{containerLabel: "1"},
 		// Without this the port would be open on every address of this machine.
 		PortBindings: map[docker.Port][]docker.PortBinding{postgresPort: {{HostIP: "127.0.0.1", HostPort: "0"}}},
-	}, func(host *docker.HostConfig) {
+	}
+	if change != nil {
+		change(options)
+	}
+	s.resource, err = s.pool.RunWithOptions(options, func(host *docker.HostConfig) {
 		// AutoRemove would take the log of a container that dies at its start with it.
 		host.AutoRemove = false
 		host.PublishAllPorts = false
@@ -87,20 +90,37 @@ func startDocker(ctx context.Context, where storage) (_ *dockerServer, err error
 		}
 	})
 	if err != nil {
-		_ = pool.RemoveContainerByName(name) // it may never have been made
-		return nil, fmt.Errorf("image %s: %w", image, err)
+		_ = s.pool.RemoveContainerByName(name) // it may never have been made
+		return fmt.Errorf("image %s: %w", s.image, err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, pool.Purge(s.resource))
+			err = errors.Join(err, s.pool.Purge(s.resource))
 		}
 	}()
 	if err := s.resource.Expire(lifetime()); err != nil {
-		return nil, err
+		return err
 	}
 	s.host = s.resource.GetHostPort(postgresPort)
-	return s, s.ready(ctx)
+	return s.ready(ctx)
 }
+
+// engine returns the container engine if one answers.
+func engine(ctx context.Context) (*dockertest.Pool, error) {
+	pool, err := dockertest.NewPool("")
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := pool.Client.PingWithContext(ctx); err != nil {
+		return nil, fmt.Errorf("no container engine answers: %w", err)
+	}
+	removeAbandoned(pool)
+	return pool, nil
+}
+
+func containerName() string { return "fosite-consent-pgtest-" + randomHex(6) }
 
 // lifetime is how long, in seconds, a container may live at most: the engine ends
 // it even when this process was killed.

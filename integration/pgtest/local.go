@@ -45,13 +45,9 @@ func (s *localServer) address() string                 { return s.Addr() }
 func (s *localServer) stop(ctx context.Context) error  { return s.Stop(ctx) }
 func (s *localServer) close(ctx context.Context) error { return s.Stop(ctx) }
 
-// kill ends the server as a crash would.
+// kill ends the server as a crash would: all of it, at once.
 func (s *localServer) kill(ctx context.Context) error {
-	process, err := os.FindProcess(s.PID())
-	if err != nil {
-		return err
-	}
-	if err := process.Kill(); err != nil {
+	if err := s.killProcesses(ctx); err != nil {
 		return err
 	}
 	<-s.Done()
@@ -64,16 +60,28 @@ func (s *localServer) kill(ctx context.Context) error {
 type dedicatedServer struct{ *localServer }
 
 func startDedicatedLocal(ctx context.Context, kind string) (*dedicatedServer, error) {
+	dir, err := newDedicatedDir()
+	if err != nil {
+		return nil, err
+	}
+	return startDedicatedIn(ctx, kind, dir)
+}
+
+// newDedicatedDir returns the path of a directory for a server, in a new temporary one.
+func newDedicatedDir() (string, error) {
 	dir, err := os.MkdirTemp("", "fosite-consent-pgtest-")
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { // as root, the server is another user
-		return nil, err
-	}
-	s, err := startLocal(ctx, kind, filepath.Join(dir, "postgres"))
+	return filepath.Join(dir, "postgres"), os.Chmod(dir, 0o711) // as root, the server is another user
+}
+
+// startDedicatedIn starts a server in a directory from newDedicatedDir, and removes
+// that if it cannot.
+func startDedicatedIn(ctx context.Context, kind, dir string) (*dedicatedServer, error) {
+	s, err := startLocal(ctx, kind, dir)
 	if err != nil {
-		_ = os.RemoveAll(dir)
+		_ = os.RemoveAll(filepath.Dir(dir))
 		return nil, err
 	}
 	return &dedicatedServer{s}, nil

@@ -26,6 +26,15 @@ func (s *localServer) unpause(ctx context.Context) error {
 	return errors.Join(s.signalChildren(ctx, syscall.SIGCONT), syscall.Kill(s.PID(), syscall.SIGCONT))
 }
 
+// killProcesses kills every process of the server. With the main process alone, the
+// others would go on for as long as they have something to do, and answer.
+func (s *localServer) killProcesses(ctx context.Context) error {
+	if err := s.pause(ctx); err != nil {
+		return err
+	}
+	return errors.Join(s.signalChildren(ctx, syscall.SIGKILL), syscall.Kill(s.PID(), syscall.SIGKILL))
+}
+
 func (s *localServer) signalChildren(ctx context.Context, signal syscall.Signal) error {
 	children, err := childrenOf(ctx, s.PID())
 	if err != nil {

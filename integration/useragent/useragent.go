@@ -252,6 +252,9 @@ func (p *Page) parse() error {
 			}
 			form := &Form{Action: action.String(), Method: strings.ToUpper(Attribute(n, "method")), page: p}
 			for field := range n.Descendants() {
+				if field.Type == html.ElementNode && field.Data == "select" {
+					form.Fields = append(form.Fields, Field{Name: Attribute(field, "name"), Value: chosen(field), Type: "select", Disabled: has(field, "disabled")})
+				}
 				if field.Type == html.ElementNode && (field.Data == "input" || field.Data == "button") {
 					form.Fields = append(form.Fields, Field{
 						Name: Attribute(field, "name"), Value: Attribute(field, "value"), Type: Attribute(field, "type"),
@@ -284,6 +287,17 @@ func Attribute(n *html.Node, name string) string {
 
 func has(n *html.Node, name string) bool {
 	return slices.ContainsFunc(n.Attr, func(a html.Attribute) bool { return a.Key == name })
+}
+
+// chosen returns the value of the option that a list begins with.
+func chosen(list *html.Node) (value string) {
+	first := true
+	for n := range list.Descendants() {
+		if n.Type == html.ElementNode && n.Data == "option" && (first || has(n, "selected")) {
+			value, first = Attribute(n, "value"), false
+		}
+	}
+	return value
 }
 
 // Form returns the form that posts to a path of the server, nil if there is none.
@@ -401,6 +415,19 @@ func (f *Form) Untick(name, value string) *Form {
 		}
 	}
 	f.page.agent.t.Fatalf("useragent: the form has no checkbox %s=%s", name, value)
+	return f
+}
+
+// Tick ticks the checkbox of that name.
+func (f *Form) Tick(name string) *Form {
+	f.page.agent.t.Helper()
+	for i, field := range f.Fields {
+		if field.Type == "checkbox" && field.Name == name && !field.Disabled && !field.Checked {
+			f.Fields[i].Checked = true
+			return f
+		}
+	}
+	f.page.agent.t.Fatalf("useragent: the form has no empty checkbox %s", name)
 	return f
 }
 

@@ -1,4 +1,4 @@
-package pgstore
+package tx
 
 import (
 	"context"
@@ -7,47 +7,80 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// repeat runs try, and runs it again while its connection was lost, with the same
-// arguments: both statements recognise their own first try, whether it took
-// effect or not. The number of tries is bounded, by ctx as well.
-func (s *Store) repeat(ctx context.Context, try func(DB) error) error {
-	err := try(s.db)
-	if s.pool == nil {
+// Batcher is a DB that also sends batches: a pool, or a connection of one.
+type Batcher interface {
+	DB
+	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+}
+
+// Pauses before the second, third and fourth try of a statement, each of them up to
+// a half longer or shorter. A failover takes some hundred milliseconds.
+var pauses = [...]time.Duration{0, 50 * time.Millisecond, 250 * time.Millisecond}
+
+// Repeat runs try, and runs it again while its connection was lost: what it sends
+// must recognise its own first try, whether that took effect or not. The number of
+// tries is bounded, by ctx as well. It also returns whether a try that was lost may
+// still be under way in the server, and take effect after the last one has answered.
+func Repeat(ctx context.Context, pool *pgxpool.Pool, try func(Batcher) error) (underWay bool, err error) {
+	noted := func(db Batcher) error {
+		err := try(db)
+		if err == nil {
+			err = ctx.Err() // a commit that is given up may be answered as if it were done: see replicated
+		}
+		underWay = underWay || err != nil && mayBeUnderWay(err)
 		return err
 	}
+	err = noted(pool)
 	for _, pause := range pauses {
 		if err == nil || ctx.Err() != nil || !connectionLost(err) {
-			return err
+			return underWay, err
 		}
 		if pause > 0 {
 			timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // spreads retries, hides nothing
 			select {
 			case <-ctx.Done():
 				timer.Stop()
-				return err
+				return underWay, err
 			case <-timer.C:
 			}
 		}
-		err = s.onLiveConnection(ctx, try)
+		err = onLiveConnection(ctx, pool, func(conn *pgxpool.Conn) error {
+			err := noted(conn)
+			if err == nil && underWay { // there may have been nothing left to write
+				err = replicated(ctx, conn)
+			}
+			return err
+		})
 	}
-	return err
+	return underWay, err
+}
+
+// mayBeUnderWay reports whether the server may go on with what was sent over a
+// connection that was lost: not if nothing was sent, nor if the session's own end was
+// the answer. A pooler in between, which answers with class 08, knows no more than we do.
+func mayBeUnderWay(err error) bool {
+	var connect *pgconn.ConnectError
+	if !connectionLost(err) || errors.As(err, &connect) || pgconn.SafeToRetry(err) {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	return !errors.As(err, &pgErr) || strings.HasPrefix(pgErr.Code, "08")
 }
 
 // onLiveConnection runs try on a connection of the pool that has just answered:
 // after a restart of the server all idle ones are dead.
-func (s *Store) onLiveConnection(ctx context.Context, try func(DB) error) (err error) {
-	for range s.pool.Stat().MaxConns() + 1 {
+func onLiveConnection(ctx context.Context, pool *pgxpool.Pool, try func(*pgxpool.Conn) error) (err error) {
+	for range pool.Stat().MaxConns() + 1 {
 		var conn *pgxpool.Conn
-		conn, err = s.pool.Acquire(ctx)
+		conn, err = pool.Acquire(ctx)
 		if err != nil {
 			return err
 		}
@@ -99,25 +132,46 @@ func fatal(err *pgconn.PgError) bool {
 	return severity == "FATAL" || severity == "PANIC"
 }
 
-// mapError names the call and the grant, and keeps out of the error whatever pgx
-// or Postgres print of the parameters and the row. It returns nil for nil.
-func mapError(ctx context.Context, op string, id fositeconsent.ID, err error) error {
+// MapError says what was done when err happened, and keeps out of the error whatever
+// pgx or Postgres print of parameters and rows. It returns nil for nil.
+func MapError(ctx context.Context, what string, err error) error {
 	if err == nil {
 		return nil
 	}
-	err = withoutValues(err)
+	err = WithoutValues(err)
 	// A statement that Postgres cancelled because of ctx is about ctx.
 	if cause := ctx.Err(); cause != nil && !errors.Is(err, cause) {
-		return fmt.Errorf("pgstore: %s %s: %w: %w", op, id, cause, err)
+		return fmt.Errorf("pgstore: %s: %w: %w", what, cause, err)
 	}
-	return fmt.Errorf("pgstore: %s %s: %w", op, id, err)
+	return fmt.Errorf("pgstore: %s: %w", what, err)
 }
 
-// withoutValues returns err, or what may be shown of it.
-func withoutValues(err error) error {
+// refusal is what a statement's Check said. It is not the driver's, and has no values.
+type refusal struct{ err error }
+
+func (r refusal) Error() string { return r.err.Error() }
+func (r refusal) Unwrap() error { return r.err }
+
+// WithoutValues returns err, or what may be shown of it.
+func WithoutValues(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { // this very error: each part is looked at
+		var shown []error
+		for _, part := range joined.Unwrap() {
+			shown = append(shown, WithoutValues(part))
+		}
+		return errors.Join(shown...)
+	}
+	var refused refusal
+	if errors.As(err, &refused) {
+		return err
+	}
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		return err // nothing was sent
+	}
+	var outcome *outcomeError
+	if errors.As(err, &outcome) {
+		return &outcomeError{outcome.state, outcome.text, WithoutValues(outcome.err)}
 	}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
@@ -132,6 +186,7 @@ func withoutValues(err error) error {
 	if errors.As(err, &network) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		pgconn.SafeToRetry(err) || errors.Is(err, pgx.ErrTxClosed) ||
+		errors.Is(err, errEnded) || errors.Is(err, errNoTx) || errors.Is(err, errDoomed) ||
 		err.Error() == "closed pool" { // of the pool's own dependency, which exports it to nobody else
 		return err
 	}
