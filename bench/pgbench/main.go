@@ -173,7 +173,7 @@ func hexOf(b [32]byte) string { return fmt.Sprintf(`\x%x`, b[:]) }
 // command line's and the script's own.
 var (
 	createParams = []string{
-		fmt.Sprintf(keyOf, ":key"), ":hash", ":binding", ":subject", ":client", ":scopes", ":audience", "NULL", "false", ":lifespan", "NULL",
+		fmt.Sprintf(keyOf, ":key"), ":hash", ":binding", ":subject", ":client", ":scopes", ":audience", "NULL", "false", ":lifespan", "NULL", "NULL",
 	}
 	consumeParams = []string{fmt.Sprintf(keyOf, ":key"), ":hash", ":binding", ":attempt", "NULL"}
 )
