@@ -101,8 +101,9 @@ func newServer(store fositeconsent.GrantStorage, config *fosite.Config, fositeSt
 func newRememberingServer(store *pgstore.Store, config *fosite.Config, fositeStore, strategy any) (*server, error) {
 	// README: remember
 	gate, err := fositeconsent.NewGate(store, fositeconsent.Config{
-		Issuer:   issuer, // and the rest of 2
-		Consents: store,  // the pgstore.Store keeps both
+		Issuer:    issuer, // and the rest of 2
+		Consents:  store,  // the pgstore.Store keeps both
+		Decisions: store,  // and a record of everything that was decided
 		DescribeClient: func(_ context.Context, client fosite.Client) ([]string, error) {
 			return []string{client.GetID()}, nil // whatever your page shows of it: name, logo, policy, …
 		},

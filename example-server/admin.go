@@ -21,14 +21,16 @@ import (
 
 // The operator's endpoints, on a listener of their own. admin-openapi.json describes them.
 const (
-	pathAdminConsents = "/admin/consents"
-	pathAdminDocument = "/admin/openapi.json"
+	pathAdminConsents  = "/admin/consents"
+	pathAdminDecisions = "/admin/decisions"
+	pathAdminDocument  = "/admin/openapi.json"
 )
 
 //go:embed admin-openapi.json
 var adminDocument []byte
 
-// The parameters that say which consents are meant, and those of their list besides.
+// The parameters that say which consents are meant, those of their list besides, and those that say
+// which records of the log are meant.
 const (
 	paramSubject      = "subject"
 	paramClientID     = "client_id"
@@ -36,11 +38,15 @@ const (
 	paramLoginSession = "login_session"
 	paramBefore       = "before"
 	paramLimit        = "limit"
+	paramSince        = "since"
+	paramUntil        = "until"
 )
 
 var (
 	revokeParams = []string{paramSubject, paramClientID, paramConsentID, paramLoginSession}
 	listParams   = append(slices.Clip(revokeParams), paramBefore, paramLimit)
+	exportParams = []string{paramSubject, paramClientID, paramSince, paramUntil}
+	eraseParams  = []string{paramSubject}
 )
 
 const (
@@ -82,6 +88,9 @@ func (s *server) adminHandler(credential adminCredential) http.Handler {
 	mux.HandleFunc("GET "+pathAdminConsents, s.adminList)
 	mux.HandleFunc("DELETE "+pathAdminConsents, s.adminRevoke)
 	mux.HandleFunc(pathAdminConsents, methodNotAllowed("DELETE, GET, HEAD"))
+	mux.HandleFunc("GET "+pathAdminDecisions, s.adminExport)
+	mux.HandleFunc("DELETE "+pathAdminDecisions, s.adminErase)
+	mux.HandleFunc(pathAdminDecisions, methodNotAllowed("DELETE, GET, HEAD"))
 	mux.HandleFunc("GET "+pathAdminDocument, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(adminDocument)
@@ -91,7 +100,7 @@ func (s *server) adminHandler(credential adminCredential) http.Handler {
 		writeAdminError(w, http.StatusNotFound, "not_found", "There is nothing here. "+pathAdminDocument+" describes what there is.")
 	})
 	broken := func(w http.ResponseWriter, _ *http.Request) {
-		writeAdminError(w, http.StatusInternalServerError, "server_error", "The server could not finish this. A revocation has to be repeated: until it has succeeded, tokens may be good.")
+		writeAdminError(w, http.StatusInternalServerError, "server_error", "The server could not finish this. A revocation or an erasure has to be repeated: until it has succeeded, tokens may be good and records there.")
 	}
 	secured := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setSecurityHeaders(w.Header())
@@ -237,28 +246,37 @@ func adminUnavailable(w http.ResponseWriter, description string) {
 	writeAdminError(w, http.StatusServiceUnavailable, "temporarily_unavailable", description)
 }
 
-// adminSelection reads which consents a request is about. Whatever is not understood is
-// refused and never passed over: without it, more consents would be meant.
-func adminSelection(r *http.Request, names []string) (url.Values, fositeconsent.Selection, error) {
-	var none fositeconsent.Selection
+// adminQuery reads the parameters of a request. Whatever is not understood is refused and never
+// passed over: without it, more would be meant.
+func adminQuery(r *http.Request, names []string) (url.Values, error) {
 	if r.ContentLength != 0 {
-		return nil, none, errors.New("the request has a body: send all parameters in the query")
+		return nil, errors.New("the request has a body: send all parameters in the query")
 	}
 	query, err := url.ParseQuery(r.URL.RawQuery) // which says what URL.Query would leave out
 	if err != nil {
-		return nil, none, errors.New("the query is malformed: encode each parameter's value, for instance with curl -G --data-urlencode")
+		return nil, errors.New("the query is malformed: encode each parameter's value, for instance with curl -G --data-urlencode")
 	}
 	for name, values := range query {
 		switch {
 		case !slices.Contains(names, name):
-			return nil, none, fmt.Errorf("there is no parameter %q: expected %s", name, strings.Join(names, ", "))
+			return nil, fmt.Errorf("there is no parameter %q: expected %s", name, strings.Join(names, ", "))
 		case len(values) != 1:
-			return nil, none, fmt.Errorf("%s is there more than once", name)
+			return nil, fmt.Errorf("%s is there more than once", name)
 		case values[0] == "":
-			return nil, none, fmt.Errorf("%s is empty", name)
+			return nil, fmt.Errorf("%s is empty", name)
 		case !utf8.ValidString(values[0]) || strings.ContainsRune(values[0], 0):
-			return nil, none, fmt.Errorf("%s is no text: expected UTF-8 without a NUL", name)
+			return nil, fmt.Errorf("%s is no text: expected UTF-8 without a NUL", name)
 		}
+	}
+	return query, nil
+}
+
+// adminSelection reads which consents a request is about.
+func adminSelection(r *http.Request, names []string) (url.Values, fositeconsent.Selection, error) {
+	var none fositeconsent.Selection
+	query, err := adminQuery(r, names)
+	if err != nil {
+		return nil, none, err
 	}
 	if !query.Has(paramSubject) && !query.Has(paramClientID) {
 		return nil, none, fmt.Errorf("set %s or %s, or both: which consents are meant?", paramSubject, paramClientID)
@@ -279,4 +297,76 @@ func idParam(query url.Values, name string) (fositeconsent.ID, error) {
 		return id, fmt.Errorf("%s: expected a consent_id from the list", name)
 	}
 	return id, nil
+}
+
+// adminExport writes the log of decisions as JSON lines. What fails when some are on their way
+// already ends the connection, so that nobody takes them for all.
+func (s *server) adminExport(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	query, err := adminQuery(r, exportParams)
+	selection := fositeconsent.DecisionSelection{Subject: query.Get(paramSubject), ClientID: query.Get(paramClientID)}
+	for name, t := range map[string]*time.Time{paramSince: &selection.Since, paramUntil: &selection.Until} {
+		if err == nil && query.Has(name) {
+			if *t, err = time.Parse(time.RFC3339, query.Get(name)); err != nil || t.IsZero() {
+				err = fmt.Errorf("%s: expected a time such as 2026-01-31T00:00:00Z", name)
+			}
+		}
+	}
+	if err != nil {
+		writeAdminError(w, http.StatusBadRequest, "invalid_request", err.Error())
+		return
+	}
+	lines := &lineWriter{ResponseWriter: w}
+	records, err := s.gate.ExportDecisions(ctx, lines, selection)
+	switch {
+	case err == nil:
+		lines.begin() // also of none
+		s.log.InfoContext(ctx, "decisions exported for the operator", "records", records, "remote_addr", r.RemoteAddr)
+	case lines.begun:
+		s.log.ErrorContext(ctx, "an export of decisions was broken off", "records", records, "error", err)
+		panic(http.ErrAbortHandler)
+	default:
+		s.log.ErrorContext(ctx, "decisions could not be exported for the operator", "error", err)
+		adminUnavailable(w, "The log could not be read. Please try again.")
+	}
+}
+
+// lineWriter says what it is that follows when the first of it is there.
+type lineWriter struct {
+	http.ResponseWriter
+	begun bool
+}
+
+func (w *lineWriter) begin() {
+	if !w.begun {
+		w.begun = true
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+func (w *lineWriter) Write(b []byte) (int, error) {
+	w.begin()
+	return w.ResponseWriter.Write(b)
+}
+
+// adminErase forgets what a subject has decided, and takes it back.
+func (s *server) adminErase(w http.ResponseWriter, r *http.Request) {
+	ctx := r.Context()
+	query, err := adminQuery(r, eraseParams)
+	if err == nil && !query.Has(paramSubject) {
+		err = fmt.Errorf("set %s: who is meant?", paramSubject)
+	}
+	if err != nil {
+		writeAdminError(w, http.StatusBadRequest, "invalid_request", err.Error())
+		return
+	}
+	erased, err := s.gate.EraseSubject(ctx, query.Get(paramSubject))
+	if err != nil {
+		s.log.ErrorContext(ctx, "an erasure failed", "records", erased, "error", err)
+		adminUnavailable(w, "It is not known whether all was erased. Repeat the request until it succeeds: until then, tokens may be good and records there.")
+		return
+	}
+	s.log.InfoContext(ctx, "a subject was erased by the operator", "records", erased, "remote_addr", r.RemoteAddr) // not whom
+	writeJSON(w, http.StatusOK, map[string]int{"erased": erased})
 }

@@ -97,8 +97,12 @@ func (o *operator) send(r *http.Request) answer {
 	}
 	a := answer{resp, string(body)}
 	what := fmt.Sprintf("%s %s: %s %s", r.Method, r.URL, a.Status, a.body)
+	contentType := "application/json"
+	if a.StatusCode == http.StatusOK && r.Method == http.MethodGet && r.URL.Path == pathAdminDecisions {
+		contentType = "application/x-ndjson"
+	}
 	for name, want := range map[string]string{
-		"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Content-Security-Policy": defaultPolicy, "Content-Type": "application/json",
+		"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Content-Security-Policy": defaultPolicy, "Content-Type": contentType,
 	} {
 		if got := a.Header.Get(name); got != want {
 			o.t.Errorf("%s: %s is %q", what, name, got)
@@ -133,6 +137,17 @@ func (o *operator) send(r *http.Request) answer {
 	if a.StatusCode == http.StatusOK {
 		if err := openapi3filter.ValidateRequest(o.t.Context(), input); err != nil {
 			o.t.Errorf("%s: the request is not in the document: %v", what, err)
+		}
+	}
+	if contentType != "application/json" { // each line by itself
+		for line := range strings.Lines(a.body) {
+			var value any
+			if err := json.Unmarshal([]byte(line), &value); err != nil || !strings.HasSuffix(line, "\n") {
+				o.t.Errorf("%s: the line %q: %v", what, line, err)
+			}
+			if err := o.document.Components.Schemas["Decision"].Value.VisitJSON(value, openapi3.EnableJSONSchema2020()); err != nil {
+				o.t.Errorf("%s: %v", what, err)
+			}
 		}
 	}
 	err = openapi3filter.ValidateResponse(o.t.Context(), &openapi3filter.ResponseValidationInput{
@@ -211,7 +226,7 @@ func TestOperatorsDocumentSaysWhatTheServerDoes(t *testing.T) {
 	var faulty faultyConsents
 	ts := newTestServer(t, func(_ *server, c *providerConfig) {
 		faulty.Storage = c.consents.(*consenttest.Storage)
-		c.consents = &faulty
+		c.consents, c.decisions = &faulty, &faulty
 	})
 	o := ts.operator()
 	id := ts.seed(1, "alice", "photo-printer", func(c *fositeconsent.Consent) {
@@ -239,7 +254,7 @@ func TestOperatorsDocumentSaysWhatTheServerDoes(t *testing.T) {
 			if a := o.do(method, path+"?"+query.Encode()); a.StatusCode != http.StatusOK {
 				t.Errorf("%s %s: with all parameters: %s %s", method, path, a.Status, a.body)
 			}
-			taken := map[string][]string{"GET " + pathAdminConsents: listParams, "DELETE " + pathAdminConsents: revokeParams}[method+" "+path]
+			taken := map[string][]string{"GET " + pathAdminConsents: listParams, "DELETE " + pathAdminConsents: revokeParams, "GET " + pathAdminDecisions: exportParams, "DELETE " + pathAdminDecisions: eraseParams}[method+" "+path]
 			if !slices.Equal(names, taken) {
 				t.Errorf("%s %s: the parameters are %q, the server takes %q", method, path, names, taken)
 			}
@@ -259,7 +274,19 @@ func TestOperatorsDocumentSaysWhatTheServerDoes(t *testing.T) {
 		}
 		o.refused(o.do(method, query), http.StatusServiceUnavailable, "temporarily_unavailable", says)
 		faulty.err, faulty.panics = nil, true
-		o.refused(o.do(method, query), http.StatusInternalServerError, "server_error", "A revocation has to be repeated")
+		o.refused(o.do(method, query), http.StatusInternalServerError, "server_error", "A revocation or an erasure has to be repeated")
+		faulty.panics = false
+	}
+	for _, method := range []string{http.MethodGet, http.MethodDelete} {
+		query, says, wrong := pathAdminDecisions+"?subject=alice", "Please try again", pathAdminDecisions+"?since=yesterday"
+		if method == http.MethodDelete {
+			says, wrong = "Repeat the request until it succeeds", pathAdminDecisions
+		}
+		o.refused(o.do(method, wrong), http.StatusBadRequest, "invalid_request", "")
+		faulty.err = errors.New("a secret of the database")
+		o.refused(o.do(method, query), http.StatusServiceUnavailable, "temporarily_unavailable", says)
+		faulty.err, faulty.panics = nil, true
+		o.refused(o.do(method, query), http.StatusInternalServerError, "server_error", "A revocation or an erasure has to be repeated")
 		faulty.panics = false
 	}
 	if a := o.do(http.MethodGet, pathAdminDocument); a.body != string(adminDocument) {
@@ -304,11 +331,153 @@ func (f *faultyConsents) ListConsents(ctx context.Context, selection fositeconse
 	return f.Storage.ListConsents(ctx, selection, before, limit)
 }
 
-func (f *faultyConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, []string) error) (int, error) {
+func (f *faultyConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, fositeconsent.Ended) error) (int, error) {
 	if err := f.fault(); err != nil {
 		return 0, err
 	}
 	return f.Storage.RevokeConsents(ctx, selection, revoke)
+}
+
+func (f *faultyConsents) ListDecisions(ctx context.Context, selection fositeconsent.DecisionSelection, after fositeconsent.ID, limit int) ([]fositeconsent.DecisionRecord, error) {
+	if err := f.fault(); err != nil {
+		return nil, err
+	}
+	return f.Storage.ListDecisions(ctx, selection, after, limit)
+}
+
+func (f *faultyConsents) EraseDecisions(ctx context.Context, issuer, subject string) (int, error) {
+	if err := f.fault(); err != nil {
+		return 0, err
+	}
+	return f.Storage.EraseDecisions(ctx, issuer, subject)
+}
+
+// loggedDecision is a line of the log, as far as it is looked at here.
+type loggedDecision struct {
+	Subject  string   `json:"pii_principal_id"`
+	Clients  []string `json:"recipient_third_parties"`
+	Purposes []string `json:"purposes"`
+	Shown    string   `json:"privacy_notice"`
+	Event    struct {
+		Time   time.Time `json:"event_time"`
+		State  string    `json:"event_state"`
+		Type   string    `json:"event_type"`
+		Reason string    `json:"reason"`
+	} `json:"event"`
+}
+
+func (o *operator) decisions(query string) (list []loggedDecision) {
+	o.t.Helper()
+	a := o.do(http.MethodGet, pathAdminDecisions+"?"+query)
+	if a.StatusCode != http.StatusOK {
+		o.t.Fatalf("%s: %s %s", query, a.Status, a.body)
+	}
+	for line := range strings.Lines(a.body) {
+		var d loggedDecision
+		if err := json.Unmarshal([]byte(line), &d); err != nil {
+			o.t.Fatal(err)
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+func states(list []loggedDecision) (all []string) {
+	for _, d := range list {
+		all = append(all, strings.TrimSpace(d.Subject+" "+d.Event.State+" "+d.Event.Reason))
+	}
+	return all
+}
+
+func TestOperatorExportsAndErasesWhatWasDecided(t *testing.T) {
+	t.Parallel()
+	ts := newTestServer(t)
+	o := ts.operator()
+	if list := o.decisions(""); len(list) != 0 {
+		t.Errorf("before anything was decided: %v", list)
+	}
+	before := time.Now().Add(-time.Second)
+	form := ts.signIn(ts.authorize(codeRequest()), "alice").form()
+	ts.post(pathConsent, remember(form)).toClient(t)
+	ts.authorize(codeRequest("scope", "openid photos.read")).toClient(t) // silently
+	ts.post(pathConsent, remember(form))                                 // once more
+	o.revoke("subject=alice")
+	list := o.decisions("subject=alice&client_id=web&since=" + url.QueryEscape(before.UTC().Format(time.RFC3339)))
+	if got, want := states(list), []string{"alice given", "alice given", "alice invalid already_decided", "alice withdrawn"}; !slices.Equal(got, want) {
+		t.Fatalf("recorded %q, want %q", got, want)
+	}
+	if d := list[0]; !slices.Equal(d.Clients, []string{"web"}) || !slices.Contains(d.Purposes, "photos.read") || !strings.HasPrefix(d.Shown, "sha-256:") || d.Event.Type != "explicit" || d.Event.Time.Before(before) {
+		t.Errorf("%+v", d)
+	}
+	if list[1].Event.Type != "remembered" {
+		t.Errorf("%+v", list[1])
+	}
+	if none := o.decisions("until=" + url.QueryEscape(before.UTC().Format(time.RFC3339))); len(none) != 0 {
+		t.Errorf("of before: %v", none)
+	}
+	if none := o.decisions("subject=bob"); len(none) != 0 {
+		t.Errorf("of somebody else: %v", none)
+	}
+
+	form = ts.authorize(codeRequest()).form()
+	ts.post(pathConsent, remember(form)).toClient(t)
+	for _, want := range []string{`{"erased":6}`, `{"erased":0}`} {
+		if a := o.do(http.MethodDelete, pathAdminDecisions+"?subject=alice"); a.StatusCode != http.StatusOK || strings.TrimSpace(a.body) != want {
+			t.Errorf("%s %s, want %s", a.Status, a.body, want)
+		}
+	}
+	if left := o.decisions(""); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	if names := o.names("subject=alice"); len(names) != 0 {
+		t.Errorf("still allowed: %v", names)
+	}
+	if strings.Contains(ts.log.String(), "erased by the operator") && strings.Contains(lineWith(ts.log.String(), "erased by the operator"), "alice") {
+		t.Error("the log says who was erased")
+	}
+}
+
+func lineWith(text, part string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, part) {
+			return line
+		}
+	}
+	return ""
+}
+
+// What is broken off is not taken for the whole.
+func TestAnExportThatFailsOnItsWayIsBrokenOff(t *testing.T) {
+	t.Parallel()
+	var broken brokenLog
+	ts := newTestServer(t, func(_ *server, c *providerConfig) {
+		broken.DecisionLog = c.decisions
+		c.decisions = &broken
+	})
+	for i := range 1000 {
+		if err := broken.AppendDecision(t.Context(), &fositeconsent.DecisionRecord{ID: fositeconsent.ID{1, 14: byte(i >> 8), 15: byte(i)}, Outcome: fositeconsent.OutcomeDenied, Issuer: ts.server.issuer, Subject: "alice"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := ts.operator()
+	resp, err := http.DefaultTransport.RoundTrip(o.request(http.MethodGet, pathAdminDecisions, ""))
+	if err != nil { // it may come before the first of it
+		return
+	}
+	defer resp.Body.Close()
+	if _, err := io.ReadAll(resp.Body); err == nil {
+		t.Error("the export ended as if it were whole")
+	}
+}
+
+// brokenLog fails on its second page.
+type brokenLog struct{ fositeconsent.DecisionLog }
+
+func (b *brokenLog) ListDecisions(ctx context.Context, selection fositeconsent.DecisionSelection, after fositeconsent.ID, limit int) ([]fositeconsent.DecisionRecord, error) {
+	if !after.IsZero() {
+		return nil, errors.New("the database is down")
+	}
+	return b.DecisionLog.ListDecisions(ctx, selection, after, limit)
 }
 
 func TestOperatorSeesWhatWasAllowed(t *testing.T) {

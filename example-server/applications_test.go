@@ -519,7 +519,7 @@ func (f *failingConsents) ListConsents(ctx context.Context, selection fositecons
 	return f.Storage.ListConsents(ctx, selection, before, limit)
 }
 
-func (f *failingConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, []string) error) (int, error) {
+func (f *failingConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, fositeconsent.Ended) error) (int, error) {
 	if f.fail {
 		return 0, errors.New("a secret of the database")
 	}

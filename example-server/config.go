@@ -25,8 +25,11 @@ type config struct {
 	grantLifespan  time.Duration
 	keyRotation    time.Duration
 	requestTimeout time.Duration
-	pkcePlain      bool
-	logFormat      string
+
+	decisionRetention time.Duration // 0 for ever
+
+	pkcePlain bool
+	logFormat string
 }
 
 // demo reports whether the server brings its own clients and its own user.
@@ -68,6 +71,7 @@ func parseConfig(args []string, getenv func(string) string, output io.Writer) (c
 	fs.DurationVar(&c.grantLifespan, "grant-lifespan", time.Minute, "longest `time` between an approval and the response it leads to")
 	fs.DurationVar(&c.keyRotation, "key-rotation", 30*24*time.Hour, "`time` after which a new key is made for ID tokens, 1h or more; days are written\n"+
 		"in hours")
+	fs.DurationVar(&c.decisionRetention, "decision-retention", 0, "`time` for which the log of decisions is kept, 24h or more; 0 is for ever")
 	fs.DurationVar(&c.requestTimeout, "request-timeout", 10*time.Second, "longest `time` that one HTTP request may take, the database included")
 	fs.BoolVar(&c.pkcePlain, "pkce-plain", false, "also accept the PKCE method plain, for old clients: whoever reads the\n"+
 		"authorization request can then redeem the code (RFC 7636, Section 7.2)")
@@ -142,6 +146,8 @@ func (c config) check() error {
 		return fmt.Errorf("-grant-lifespan %v: expected %v to %v", c.grantLifespan, fositeconsent.MinGrantLifespan, fositeconsent.MaxPromptLifespan)
 	case c.keyRotation < minKeyRotation:
 		return fmt.Errorf("-key-rotation %v: expected %v or more", c.keyRotation, minKeyRotation)
+	case c.decisionRetention != 0 && c.decisionRetention < 24*time.Hour:
+		return fmt.Errorf("-decision-retention %v: expected 24h or more, or 0 for ever", c.decisionRetention)
 	case c.requestTimeout < 10*time.Millisecond:
 		return fmt.Errorf("-request-timeout %v: expected 10ms or more", c.requestTimeout)
 	case c.logFormat != "text" && c.logFormat != "json":

@@ -171,7 +171,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	if err != nil {
 		return err
 	}
-	sweeper, err := pgstore.NewSweeper(pool, pgstore.SweeperConfig{Logger: log})
+	sweeper, err := pgstore.NewSweeper(pool, pgstore.SweeperConfig{DecisionRetention: config.decisionRetention, Logger: log})
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 		onEvent = s.demo.watch(onEvent)
 	}
 	s.provider, s.gate, s.fositeConfig, err = newProvider(providerConfig{ //nolint:contextcheck // Protect looks at a configuration only
-		issuer: issuer, keys: keys, grants: store, consents: store, storage: storage,
+		issuer: issuer, keys: keys, grants: store, consents: store, decisions: store, storage: storage,
 		grantLifespan: config.grantLifespan, pkcePlain: config.pkcePlain, onEvent: onEvent,
 	})
 	if err != nil {

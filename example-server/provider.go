@@ -22,6 +22,7 @@ type providerConfig struct {
 	keys          *keys
 	grants        fositeconsent.GrantStorage
 	consents      fositeconsent.ConsentStorage // that of the grants
+	decisions     fositeconsent.DecisionLog    // that of the grants, too
 	storage       any                          // fosite's, whose transactions the grants join if it has any
 	grantLifespan time.Duration
 	pkcePlain     bool
@@ -71,6 +72,7 @@ func newProvider(c providerConfig) (fosite.OAuth2Provider, *fositeconsent.Gate, 
 		GrantLifespan:  c.grantLifespan,
 		LoginSession:   loginSession,
 		Consents:       c.consents,
+		Decisions:      c.decisions,
 		DescribeClient: shownOfClient,
 		OnEvent:        noteEvent(c.onEvent),
 	})

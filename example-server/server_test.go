@@ -168,7 +168,7 @@ func newTestServer(t *testing.T, change ...func(*server, *providerConfig)) *test
 	consents := consenttest.NewStorage(func() time.Time { return time.Now().Add(time.Duration(later.Load())) })
 	logEvent := logEvents(logger)
 	c := providerConfig{
-		issuer: s.issuer, keys: s.keys, storage: memory, grants: consents, consents: consents, grantLifespan: time.Minute,
+		issuer: s.issuer, keys: s.keys, storage: memory, grants: consents, consents: consents, decisions: consents, grantLifespan: time.Minute,
 		onEvent: func(ctx context.Context, e fositeconsent.Event) { logEvent(ctx, e); events.add(ctx, e) },
 	}
 	for _, client := range clients {

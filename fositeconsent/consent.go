@@ -97,6 +97,14 @@ type Selection struct {
 	LoginSession string
 }
 
+// Ended is what a revocation hands over, in the transaction in which it ends it.
+type Ended struct {
+	// Consents are what it ends, complete.
+	Consents []Consent
+	// RequestIDs are those of everything that was issued under these consents, at most 1000.
+	RequestIDs []string
+}
+
 // ConsentStorage keeps consents, and which responses were issued under them. It is the one that
 // keeps the grants, too: revoking ends both.
 //
@@ -143,13 +151,13 @@ type ConsentStorage interface {
 	// expired too, and the grants that nobody has consumed yet, which then are [ErrGrantRevoked]:
 	// those of the selection's Subject, ClientID and ConsentID, since a grant's issuer and
 	// login session are not known. It calls revoke, in the transaction in which
-	// they are ended, with the RequestIDs of everything that was issued under these consents,
-	// at most 1000 at a time; if that returns an error, nothing of that transaction takes
+	// they are ended, with these consents, each in one call, and with the RequestIDs of everything that was
+	// issued under them, as often as that takes; if that returns an error, nothing of that transaction takes
 	// effect and the error is returned. It may use several transactions one after the other. A call
 	// that failed is to be repeated. It returns how many consents it ended.
 	//
 	// A response that is being recorded meanwhile is either seen, or is refused. So are responses
 	// of grants that were created before, and consumed meanwhile: if such a response is recorded
 	// afterwards, the error is [ErrConsentRevoked].
-	RevokeConsents(ctx context.Context, selection Selection, revoke func(ctx context.Context, requestIDs []string) error) (int, error)
+	RevokeConsents(ctx context.Context, selection Selection, revoke func(ctx context.Context, ended Ended) error) (int, error)
 }

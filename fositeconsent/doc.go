@@ -17,7 +17,8 @@
 //
 // With [Config.Consents] a decision can stand for later requests that ask for no more:
 // [Decision.Remember]. What was approved can then be listed, [Gate.ListConsents], and taken
-// back, [Gate.Revoke].
+// back, [Gate.Revoke]. With [Config.Decisions] everything that was decided is recorded:
+// [Gate.ExportDecisions], [Gate.EraseSubject].
 //
 // Grants are kept by a [GrantStorage]: package pgstore has one on Postgres, package
 // consenttest one in memory, for tests, and the suite that any other must pass.

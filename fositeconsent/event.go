@@ -72,6 +72,9 @@ type Event struct {
 	// GrantedScopes and GrantedAudience are what was decided: set for a mint that
 	// succeeded, and for a consume or an approve once the gate has passed it.
 	GrantedScopes, GrantedAudience []string
+	// Unrecorded is why [Config.Decisions] has no record of a refusal that it should have;
+	// otherwise nil.
+	Unrecorded error
 	// Duration is how long the action took, the storage's part included.
 	Duration time.Duration
 }
@@ -91,6 +94,9 @@ func (e Event) LogValue() slog.Value {
 	// fosite's own errors say in the hint what went wrong, and in Error only a name.
 	if outer := (*fosite.RFC6749Error)(nil); e.Reason == "response_failed" && errors.As(e.Err, &outer) {
 		attrs = append(attrs, slog.String("hint", outer.Reason()), slog.String("debug", outer.Debug()))
+	}
+	if e.Unrecorded != nil {
+		attrs = append(attrs, slog.String("unrecorded", e.Unrecorded.Error()))
 	}
 	if !e.GrantID.IsZero() {
 		attrs = append(attrs, slog.String("grant_id", e.GrantID.String()))

@@ -81,8 +81,16 @@ type Config struct {
 
 	// DescribeClient returns what the consent page shows of a client: its name, logo,
 	// policy and so on, in a fixed order. When that changes, or the client's redirect URIs do,
-	// the resource owner is asked again. Required with Consents, otherwise not used. An error refuses.
+	// the resource owner is asked again. Required with Consents and with Decisions, otherwise not used. An error refuses.
 	DescribeClient func(context.Context, fosite.Client) ([]string, error)
+
+	// Decisions keeps a record of everything that was decided: what was approved, denied, passed
+	// without asking, refused and revoked. Where [Gate.Protect] has transactions, a response and its record are
+	// stored in one, and so are the answer to a page and its record: neither is there without the other. A refusal
+	// is recorded by itself, and stands if that fails ([Event.Unrecorded]); of requests that nobody has signed in
+	// for, that come without any proof or that the server failed to answer there are events alone. Defaults to
+	// none.
+	Decisions DecisionLog
 
 	// PreApproved reports whether the host itself has approved everything that this client
 	// requests of this subject, as for a first-party client, so that nobody is asked. It is called
@@ -152,8 +160,11 @@ func NewGate(storage GrantStorage, config Config) (*Gate, error) {
 	if isNil(config.Consents) {
 		config.Consents = nil
 	}
-	if config.Consents != nil && config.DescribeClient == nil {
-		return nil, fmt.Errorf("%w: Config.DescribeClient is not set: with Consents it has to return what the page shows of a client, so that a changed client is asked for again", ErrMisconfigured)
+	if isNil(config.Decisions) {
+		config.Decisions = nil
+	}
+	if (config.Consents != nil || config.Decisions != nil) && config.DescribeClient == nil {
+		return nil, fmt.Errorf("%w: Config.DescribeClient is not set: with Consents or Decisions it has to return what the page shows of a client, so that a changed client is asked for again and it is known what was approved", ErrMisconfigured)
 	}
 
 	g := &Gate{storage: storage, config: config, now: time.Now}
@@ -223,8 +234,14 @@ func (g *Gate) presented(ctx context.Context, step *step, r request) (Token, err
 	case hasToken && decided:
 		return Token{}, fmt.Errorf("%w: the context has a token and a decision: use WithToken or WithDecision", ErrMisconfigured)
 	case decided:
-		token, _, err := g.approve(ctx, step, r, d.ticket, d.decision)
-		return token, err
+		token, grant, err := g.approval(ctx, step, r, d.ticket, d.decision)
+		if err != nil {
+			return Token{}, err
+		}
+		if err := g.storage.CreateConsentGrant(ctx, grant); err != nil { // recorded when it is consumed
+			return Token{}, storageError(err, ErrAlreadyDecided)
+		}
+		return token, nil
 	case !hasToken:
 		return Token{}, ErrConsentRequired
 	case !token.valid():
@@ -297,6 +314,9 @@ func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.Authorize
 		return nil, err
 	}
 	if err := g.record(ctx, pass, r, grant); err != nil {
+		return nil, err
+	}
+	if err := g.appendResponse(ctx, pass, basis, grant); err != nil {
 		return nil, err
 	}
 	pass.basis = basis

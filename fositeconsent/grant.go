@@ -60,7 +60,7 @@ type Grant struct {
 	// It is kept until the grant is consumed.
 	Remember *Remember
 	// Shown is the digest of what the page showed of the client, zero if the gate keeps
-	// no consents.
+	// neither consents nor a log of decisions.
 	Shown Digest
 	// Denied marks a denial. It can never be consumed.
 	Denied bool

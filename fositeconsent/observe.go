@@ -27,11 +27,12 @@ type step struct {
 	consentIDs []ID
 	clientID   string // where there is no authorization request
 	revoked    int
+	shown      Digest // of the page that was answered
 }
 
 // forget is for another attempt.
 func (s *step) forget() {
-	s.request, s.id, s.consumed, s.grant, s.basis, s.consentIDs = request{}, ID{}, false, nil, "", nil
+	s.request, s.id, s.consumed, s.grant, s.basis, s.consentIDs, s.shown = request{}, ID{}, false, nil, "", nil, Digest{}
 }
 
 // errPanicked is what is reported of a step that did not return.
@@ -80,6 +81,7 @@ func (s *step) end(ctx context.Context, err error) {
 			s.span.SetStatus(codes.Error, event.Reason)
 		}
 	}
+	s.gate.appendRefusal(ctx, s, &event)
 	s.span.End()
 	if s.gate.config.OnEvent != nil {
 		s.gate.config.OnEvent(ctx, event)

@@ -176,13 +176,19 @@ func (g *Gate) mint(ctx context.Context, step *step, ar fosite.AuthorizeRequeste
 	if err != nil {
 		return Token{}, err
 	}
-	token, grant, err := g.approve(ctx, step, r, ticket, decision)
+	token, grant, err := g.approval(ctx, step, r, ticket, decision)
+	if err != nil {
+		return Token{}, err
+	}
+	if err := g.storeDecision(ctx, grant, decided(OutcomeApproved, r, grant)); err != nil {
+		return Token{}, err
+	}
 	step.grant = grant
-	return token, err
+	return token, nil
 }
 
-// approve stores the grant of a decision. Its errors are reasons.
-func (g *Gate) approve(ctx context.Context, step *step, r request, ticket string, decision Decision) (Token, *Grant, error) {
+// approval is the grant of a decision, to be stored. Its errors are reasons.
+func (g *Gate) approval(ctx context.Context, step *step, r request, ticket string, decision Decision) (Token, *Grant, error) {
 	grant, err := g.decide(ctx, step, r, ticket)
 	if err != nil {
 		return Token{}, nil, err
@@ -211,9 +217,6 @@ func (g *Gate) approve(ctx context.Context, step *step, r request, ticket string
 		remember := *decision.Remember
 		grant.Remember = &remember
 	}
-	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
-		return Token{}, nil, storageError(err, ErrAlreadyDecided)
-	}
 	return token, grant, nil
 }
 
@@ -239,10 +242,7 @@ func (g *Gate) deny(ctx context.Context, step *step, ar fosite.AuthorizeRequeste
 	}
 	grant.Denied = true
 	grant.SecretHash = newToken(grant.ID).secretHash() // of a secret that is gone when this line is over
-	if err := g.storage.CreateConsentGrant(ctx, grant); err != nil {
-		return storageError(err, ErrAlreadyDecided)
-	}
-	return nil
+	return g.storeDecision(ctx, grant, decided(OutcomeDenied, r, grant))
 }
 
 // decide holds the ticket against the request and the session that it came back with.
@@ -269,6 +269,7 @@ func (g *Gate) decide(ctx context.Context, step *step, r request, text string) (
 	case t.shown != shown:
 		return nil, fmt.Errorf("%w: the client is not what the page showed", ErrBindingMismatch)
 	}
+	step.shown = t.shown
 	return &Grant{
 		ID: t.id, Binding: t.binding, Subject: t.subject, ClientID: r.GetClient().GetID(), Shown: t.shown, Lifespan: g.config.GrantLifespan,
 	}, nil

@@ -74,9 +74,9 @@ func (g *Gate) shown(ctx context.Context, client fosite.Client) (Digest, error) 
 }
 
 // shownNow returns the digest of the request's client as it is registered now, and zero if
-// the gate keeps no consents.
+// the gate keeps neither consents nor a log.
 func (g *Gate) shownNow(ctx context.Context, r *request) (Digest, error) {
-	if g.config.Consents == nil {
+	if g.config.Consents == nil && g.config.Decisions == nil {
 		return Digest{}, nil
 	}
 	if r.client == nil {

@@ -67,7 +67,7 @@ func (s *spyConsents) CheckResponse(ctx context.Context, requestID string) error
 	return s.ConsentStorage.CheckResponse(ctx, requestID)
 }
 
-func (s *spyConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, []string) error) (int, error) {
+func (s *spyConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, fositeconsent.Ended) error) (int, error) {
 	if s.onRevoke != nil {
 		if err := s.onRevoke(ctx, selection); err != nil {
 			return 0, err

@@ -7,8 +7,6 @@ import (
 	"fmt"
 
 	"github.com/ory/fosite"
-	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/trace"
 )
 
 // errNoConsents says that what was called needs a storage for consents.
@@ -24,13 +22,8 @@ var errEverybody = fmt.Errorf("%w: the selection has neither a Subject nor a Cli
 // The error is [ErrMisconfigured] without [Config.Consents], for a selection with neither a
 // Subject nor a ClientID, and for a limit below 1; otherwise [ErrStorage].
 func (g *Gate) ListConsents(ctx context.Context, selection Selection, before ID, limit int) (list []Consent, err error) {
-	ctx, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(tracerName).Start(ctx, "Gate.list")
-	defer func() {
-		if err != nil {
-			span.SetStatus(codes.Error, reasonLabel(err))
-		}
-		span.End()
-	}()
+	ctx, end := g.span(ctx, "Gate.list")
+	defer func() { end(err) }()
 	switch {
 	case isNil(g.config.Consents):
 		return nil, errNoConsents
@@ -135,7 +128,15 @@ func (g *Gate) Revoke(ctx context.Context, selection Selection) (ended int, err 
 			return err
 		}
 		selection.Issuer = g.config.Issuer
-		ended, err = g.config.Consents.RevokeConsents(ctx, selection, revoke)
+		ended, err = g.config.Consents.RevokeConsents(ctx, selection, func(ctx context.Context, ended Ended) error {
+			if err := g.appendRevoked(ctx, ended.Consents); err != nil {
+				return err
+			}
+			if len(ended.RequestIDs) == 0 {
+				return nil
+			}
+			return revoke(ctx, ended.RequestIDs)
+		})
 		step.revoked = ended
 		if err != nil {
 			return storageError(err)

@@ -33,7 +33,7 @@ const (
 type ticket struct {
 	id           ID
 	binding      Digest
-	shown        Digest // of the client, zero if the gate keeps no consents
+	shown        Digest // of the client, zero if the gate keeps neither consents nor a log
 	expires      time.Time
 	subject      string
 	loginSession *string

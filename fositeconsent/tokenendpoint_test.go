@@ -91,7 +91,7 @@ func (h *consentHost) mark() {
 	h.t.Helper()
 	selection := everything
 	selection.Issuer = issuer
-	n, err := h.consents.ConsentStorage.RevokeConsents(context.Background(), selection, func(context.Context, []string) error { return nil })
+	n, err := h.consents.ConsentStorage.RevokeConsents(context.Background(), selection, func(context.Context, fositeconsent.Ended) error { return nil })
 	if n != 1 || err != nil {
 		h.t.Fatalf("RevokeConsents: %d, %v", n, err)
 	}

@@ -40,6 +40,7 @@ func TestStoreKeepsTheContractInEveryExecMode(t *testing.T) {
 			pool := migrated(t, pgstore.Config{}, withMode(mode), withConns(16))
 			consenttest.Run(t, storages(pool))
 			consenttest.RunConsents(t, consentStorages(pool))
+			consenttest.RunDecisions(t, decisionLogs(pool))
 		})
 	}
 }
@@ -70,6 +71,11 @@ func TestStoreKeepsTheContractUnderOtherNames(t *testing.T) {
 	}
 	consenttest.Run(t, func(t testing.TB, o consenttest.Options) fositeconsent.GrantStorage { return newStorage(t, o) })
 	consenttest.RunConsents(t, newStorage)
+	consenttest.RunDecisions(t, func(t testing.TB, o consenttest.Options) fositeconsent.DecisionLog { return newStorage(t, o) })
+}
+
+func decisionLogs(db pgstore.DB) func(testing.TB, consenttest.Options) fositeconsent.DecisionLog {
+	return func(t testing.TB, o consenttest.Options) fositeconsent.DecisionLog { return consentStorages(db)(t, o) }
 }
 
 func storages(db pgstore.DB) func(testing.TB, consenttest.Options) fositeconsent.GrantStorage {

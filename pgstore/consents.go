@@ -1,6 +1,7 @@
 package pgstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -197,12 +198,12 @@ WHERE id = ANY (ARRAY(
 // endConsentsSQL waits for the transactions that issue under the consents. What they have
 // recorded is for the next statement to see.
 const endConsentsSQL = `
-UPDATE {consents} SET revoked_at = coalesce($1::timestamptz, statement_timestamp())
-WHERE id = ANY (ARRAY(
+UPDATE {consents} AS c SET revoked_at = coalesce($1::timestamptz, statement_timestamp())
+WHERE c.id = ANY (ARRAY(
 	SELECT c.id FROM {consents} AS c WHERE c.revoked_at IS NULL AND {selected}
 	ORDER BY c.id LIMIT $2::integer FOR UPDATE
 ))
-RETURNING id::text`
+RETURNING {columns}`
 
 const issuedSQL = `SELECT DISTINCT request_id FROM {responses} WHERE consent_id = ANY ($1::text[]::uuid[])`
 
@@ -261,11 +262,7 @@ func (s *Store) ListConsents(ctx context.Context, selection fositeconsent.Select
 // query reads consents, on the db of a transaction or, if that is nil, on the store's.
 func (s *Store) query(ctx context.Context, db DB, sql string, args []any) (consents []fositeconsent.Consent, err error) {
 	try := func(db DB) error {
-		rows, err := db.Query(ctx, sql, args...)
-		if err != nil {
-			return err
-		}
-		consents, err = pgx.CollectRows(rows, scanConsent)
+		consents, err = collect(ctx, db, sql, args, scanConsent)
 		return err
 	}
 	switch {
@@ -420,7 +417,7 @@ func newRevoking(pool *pgxpool.Pool) tx.Manager {
 // back because of others. What it does in the same pool it has to do in that transaction ([Transactions.DB]): another
 // connection may be one that all others keep while they wait for these very consents. On a [DB] that is not a pool revoke
 // is called without a transaction in its context. An error that is not revoke's may mean that the last one was committed.
-func (s *Store) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(ctx context.Context, requestIDs []string) error) (int, error) {
+func (s *Store) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(ctx context.Context, ended fositeconsent.Ended) error) (int, error) {
 	const op = "revoke consents"
 	if err := checkSelection(selection); err != nil {
 		return 0, fmt.Errorf("pgstore: %s: %w", op, err)
@@ -457,10 +454,10 @@ var (
 type revocation struct {
 	store     *Store
 	selection fositeconsent.Selection
-	revoke    func(ctx context.Context, requestIDs []string) error
+	revoke    func(ctx context.Context, ended fositeconsent.Ended) error
 
 	grantsEnded bool
-	last        string // consent that was ended
+	last        fositeconsent.ID // of the consents that were ended
 	done        bool
 }
 
@@ -601,38 +598,46 @@ func (r *revocation) batch(ctx context.Context, db DB) (int, error) {
 		r.grantsEnded = true
 	}
 	sql, args := selectConsents(s.consents.endConsents, r.selection, s.config.clock(), consentsAtOnce)
-	if r.last != "" {
-		args = append(args, r.last)
-		sql = strings.Replace(sql, "\n\tORDER BY", fmt.Sprintf(" AND c.id > $%d::text::uuid\n\tORDER BY", len(args)), 1)
+	if !r.last.IsZero() {
+		args = append(args, uuid(r.last))
+		sql = strings.Replace(sql, "\n\tORDER BY", fmt.Sprintf(" AND c.id > $%d::uuid\n\tORDER BY", len(args)), 1)
 	}
-	ids, err := texts(ctx, db, sql, args)
+	consents, err := collect(ctx, db, sql, args, scanConsent)
 	if err != nil {
 		return 0, err
 	}
-	r.done = len(ids) < consentsAtOnce
-	if len(ids) == 0 {
+	r.done = len(consents) < consentsAtOnce
+	if len(consents) == 0 {
 		return 0, nil
 	}
-	r.last = slices.Max(ids)
-	requestIDs, err := texts(ctx, db, s.consents.issued, []any{ids})
+	ids := make([]string, len(consents))
+	for i, c := range consents {
+		ids[i] = c.ID.String()
+		if bytes.Compare(c.ID[:], r.last[:]) > 0 {
+			r.last = c.ID
+		}
+	}
+	requestIDs, err := collect(ctx, db, s.consents.issued, []any{ids}, pgx.RowTo[string])
 	if err != nil {
 		return 0, err
 	}
 	slices.Sort(requestIDs) // one order for all, since rows are locked by them
-	for batch := range slices.Chunk(requestIDs, requestsAtOnce) {
-		if err := r.revoke(ctx, batch); err != nil {
+	for ended := (fositeconsent.Ended{Consents: consents}); len(ended.Consents)+len(requestIDs) > 0; ended = (fositeconsent.Ended{}) {
+		n := min(len(requestIDs), requestsAtOnce)
+		ended.RequestIDs, requestIDs = requestIDs[:n:n], requestIDs[n:]
+		if err := r.revoke(ctx, ended); err != nil {
 			return 0, &revokeError{err}
 		}
 	}
-	return len(ids), nil
+	return len(consents), nil
 }
 
-func texts(ctx context.Context, db DB, sql string, args []any) ([]string, error) {
+func collect[T any](ctx context.Context, db DB, sql string, args []any, row pgx.RowToFunc[T]) ([]T, error) {
 	rows, err := db.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+	return pgx.CollectRows(rows, row)
 }
 
 // selectConsents has the statement find what is selected. It puts the parameters after those

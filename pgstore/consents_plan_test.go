@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -75,6 +76,10 @@ func (s sent) literals(t testing.TB) string {
 			}
 		case *pgtype.UUID:
 			all = append(all, "NULL")
+		case *string:
+			all = append(all, "NULL")
+		case time.Time:
+			all = append(all, "'"+v.Format(time.RFC3339Nano)+"'")
 		case string:
 			all = append(all, "'"+v+"'")
 		case []string:
@@ -143,7 +148,7 @@ func TestEveryStatementOnConsentsGoesByAnIndex(t *testing.T) {
 	}
 	revoke := func(selection fositeconsent.Selection) func() error {
 		return func() error {
-			_, err := store.RevokeConsents(ctx, selection, func(context.Context, []string) error { return errUndone })
+			_, err := store.RevokeConsents(ctx, selection, func(context.Context, fositeconsent.Ended) error { return errUndone })
 			if err == errUndone { //nolint:errorlint // as it was
 				return nil
 			}

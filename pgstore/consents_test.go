@@ -70,8 +70,8 @@ func record(t testing.TB, store *pgstore.Store, r *fositeconsent.Response) strin
 // revoke revokes and returns what was to be ended.
 func revoke(t testing.TB, store *pgstore.Store, selection fositeconsent.Selection) (ended int, requestIDs []string) {
 	t.Helper()
-	ended, err := store.RevokeConsents(testContext(t), selection, func(_ context.Context, ids []string) error {
-		requestIDs = append(requestIDs, ids...)
+	ended, err := store.RevokeConsents(testContext(t), selection, func(_ context.Context, handed fositeconsent.Ended) error {
+		requestIDs = append(requestIDs, handed.RequestIDs...)
 		return nil
 	})
 	if err != nil {
@@ -92,9 +92,9 @@ func startRevoke(t testing.TB, pool *pgxpool.Pool, selection fositeconsent.Selec
 	t.Helper()
 	r := &revoking{entered: make(chan []string), end: make(chan error)}
 	r.call = start(t, pool, "", func(ctx context.Context, s *pgstore.Store) error {
-		_, err := s.RevokeConsents(ctx, selection, func(ctx context.Context, requestIDs []string) error {
+		_, err := s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
 			select {
-			case r.entered <- requestIDs:
+			case r.entered <- ended.RequestIDs:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -486,7 +486,7 @@ func TestARevocationUnderLoadLeavesNothingOfBefore(t *testing.T) {
 		ready.Wait()
 		all.Go(func() {
 			begun.Wait()
-			_, err := store.RevokeConsents(testContext(t), of(base), func(_ context.Context, ids []string) error { note(seen, ids...); return nil })
+			_, err := store.RevokeConsents(testContext(t), of(base), func(_ context.Context, ended fositeconsent.Ended) error { note(seen, ended.RequestIDs...); return nil })
 			if err != nil {
 				t.Error(err)
 			}
@@ -553,7 +553,8 @@ func TestRevokingInATransaction(t *testing.T) {
 			for _, end := range []bool{commit, rollback} {
 				c, g := prepare(t)
 				tx := open(t, pgx.ReadCommitted)
-				n, err := store.RevokeConsents(tx.ctx, of(c), func(ctx context.Context, ids []string) error {
+				n, err := store.RevokeConsents(tx.ctx, of(c), func(ctx context.Context, handed fositeconsent.Ended) error {
+					ids := handed.RequestIDs
 					if len(ids) != 1 {
 						t.Errorf("the responses %v", ids)
 					}
@@ -588,7 +589,7 @@ func TestRevokingInATransaction(t *testing.T) {
 				tx := open(t, pgx.ReadCommitted)
 				ctx, cancel := context.WithCancel(tx.ctx)
 				defer cancel()
-				_, err := store.RevokeConsents(ctx, of(c), func(context.Context, []string) error { return revoke(cancel) })
+				_, err := store.RevokeConsents(ctx, of(c), func(context.Context, fositeconsent.Ended) error { return revoke(cancel) })
 				if strings.HasPrefix(what, "fails") && !errors.Is(err, errUndone) {
 					t.Errorf("what %s: %v", what, err)
 				}
@@ -604,7 +605,7 @@ func TestRevokingInATransaction(t *testing.T) {
 			for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 				c, g := prepare(t)
 				tx := open(t, level)
-				_, err := store.RevokeConsents(tx.ctx, of(c), func(context.Context, []string) error {
+				_, err := store.RevokeConsents(tx.ctx, of(c), func(context.Context, fositeconsent.Ended) error {
 					t.Error("it was not refused before")
 					return nil
 				})
@@ -625,7 +626,7 @@ func TestRevokingInATransaction(t *testing.T) {
 		txs := newTransactions(t, other, pgstore.TransactionConfig{})
 		c, g := prepare(t)
 		ctx := begin(t, txs)
-		if _, err := store.RevokeConsents(ctx, of(c), func(inner context.Context, _ []string) error {
+		if _, err := store.RevokeConsents(ctx, of(c), func(inner context.Context, _ fositeconsent.Ended) error {
 			if txs.DB(inner) != pgstore.DB(other) {
 				t.Error("the other pool's statements run in a transaction that is not its own")
 			}
@@ -650,7 +651,7 @@ func TestRevokingInATransaction(t *testing.T) {
 		t.Cleanup(func() { _ = conn.Close(context.Background()) })
 		c, g := prepare(t)
 		onConn := newStore(t, conn, pgstore.Config{})
-		if _, err := onConn.RevokeConsents(testContext(t), of(c), func(context.Context, []string) error { return errUndone }); !errors.Is(err, errUndone) {
+		if _, err := onConn.RevokeConsents(testContext(t), of(c), func(context.Context, fositeconsent.Ended) error { return errUndone }); !errors.Is(err, errUndone) {
 			t.Error(err)
 		}
 		if n, ids := revoke(t, onConn, of(c)); n != 1 || len(ids) != 1 {
@@ -661,7 +662,7 @@ func TestRevokingInATransaction(t *testing.T) {
 		}
 		c, g = prepare(t)
 		h := hold(t, pool)
-		if _, err := h.store.RevokeConsents(testContext(t), of(c), func(context.Context, []string) error { return errUndone }); !errors.Is(err, errUndone) {
+		if _, err := h.store.RevokeConsents(testContext(t), of(c), func(context.Context, fositeconsent.Ended) error { return errUndone }); !errors.Is(err, errUndone) {
 			t.Error(err)
 		}
 		h.end(commit)
@@ -673,7 +674,7 @@ func TestRevokingInATransaction(t *testing.T) {
 		if live(t, c, g) {
 			t.Error("in a transaction, it was not revoked")
 		}
-		if _, err := newStore(t, &recorder{}, pgstore.Config{}).RevokeConsents(testContext(t), of(c), func(context.Context, []string) error { return nil }); err == nil {
+		if _, err := newStore(t, &recorder{}, pgstore.Config{}).RevokeConsents(testContext(t), of(c), func(context.Context, fositeconsent.Ended) error { return nil }); err == nil {
 			t.Error("on something that has no transactions")
 		}
 	})
@@ -703,7 +704,8 @@ func TestManyConsentsAreRevokedInParts(t *testing.T) {
 		return len(list)
 	}
 	calls := 0
-	ended, err := store.RevokeConsents(testContext(t), selection, func(_ context.Context, ids []string) error {
+	ended, err := store.RevokeConsents(testContext(t), selection, func(_ context.Context, handed fositeconsent.Ended) error {
+		ids := handed.RequestIDs
 		if calls++; calls == 2 {
 			return errUndone
 		}
@@ -728,7 +730,8 @@ func TestManyConsentsAreRevokedInParts(t *testing.T) {
 	const responses = 1200
 	exec(t, pool, "INSERT INTO public.consent_responses SELECT $1::uuid, now(), i::text FROM generate_series(1, $2::int) AS i", c.ID.String(), responses)
 	var sizes []int
-	if _, err := store.RevokeConsents(testContext(t), of(c), func(_ context.Context, ids []string) error {
+	if _, err := store.RevokeConsents(testContext(t), of(c), func(_ context.Context, handed fositeconsent.Ended) error {
+		ids := handed.RequestIDs
 		sizes = append(sizes, len(ids))
 		return nil
 	}); err != nil || fmt.Sprint(sizes) != "[500 500 201]" {
@@ -750,7 +753,7 @@ func TestARevocationThatIsTakenBackIsRepeated(t *testing.T) {
 		consent := newConsent()
 		record(t, store, approval(consent))
 		calls := 0
-		n, err := store.RevokeConsents(testContext(t), of(consent), func(context.Context, []string) error {
+		n, err := store.RevokeConsents(testContext(t), of(consent), func(context.Context, fositeconsent.Ended) error {
 			if calls++; calls <= c.times {
 				return fmt.Errorf("a storage of the host's: %w", pgError(c.state))
 			}
@@ -1042,7 +1045,7 @@ func TestALostRevocationIsRepeated(t *testing.T) {
 		if at == "statement" {
 			cut = proxy.CutAfter(pgtest.ToClient, 0)
 		}
-		ended, err := store.RevokeConsents(testContext(t), of(c), func(context.Context, []string) error {
+		ended, err := store.RevokeConsents(testContext(t), of(c), func(context.Context, fositeconsent.Ended) error {
 			cut = proxy.CutAfter(pgtest.ToClient, 0)
 			return nil
 		})
@@ -1096,7 +1099,7 @@ func TestNoErrorShowsWhatIsStoredOfConsents(t *testing.T) {
 					return err
 				},
 				"revoke": func() error {
-					_, err := store.RevokeConsents(testContext(t), of(c), func(context.Context, []string) error { return nil })
+					_, err := store.RevokeConsents(testContext(t), of(c), func(context.Context, fositeconsent.Ended) error { return nil })
 					return err
 				},
 			}

@@ -1,8 +1,8 @@
-// Package pgstore keeps consent grants and consents in Postgres, 14 or later.
+// Package pgstore keeps consent grants, consents and the log of decisions in Postgres, 14 or later.
 //
 //	if err := pgstore.Migrate(ctx, pool, pgstore.Config{}); err != nil { … }
 //	store, err := pgstore.New(pool, pgstore.Config{})
-//	gate, err := fositeconsent.NewGate(store, fositeconsent.Config{Consents: store, …})
+//	gate, err := fositeconsent.NewGate(store, fositeconsent.Config{Consents: store, Decisions: store, …})
 //
 //	sweeper, err := pgstore.NewSweeper(pool, pgstore.SweeperConfig{})
 //	go sweeper.Run(ctx)
@@ -63,9 +63,12 @@
 //	GRANT SELECT, INSERT, UPDATE (consumed_at, attempt, revoked_at) ON public.consent_grants TO consent_server;
 //	GRANT SELECT, INSERT, UPDATE (revoked_at) ON public.consent_consents TO consent_server;
 //	GRANT SELECT, INSERT ON public.consent_responses TO consent_server;
+//	GRANT SELECT, INSERT ON public.consent_decisions TO consent_server;
 //	GRANT SELECT (id, expires_at), DELETE, UPDATE (attempt) ON public.consent_grants TO consent_sweeper;
+//	GRANT SELECT (id, recorded_at), DELETE ON public.consent_decisions TO consent_sweeper;
 //
-// The server's role can neither delete a grant or a consent nor change what was decided. The
+// The server's role can neither delete a grant or a consent nor change what was decided, and to the log
+// it can only add. Who erases a subject from that ([Store.EraseDecisions]) needs DELETE on it besides. The
 // sweeper's UPDATE is what Postgres asks of whoever locks rows (SKIP LOCKED); it
 // updates nothing, and a constraint keeps attempt empty where nothing was consumed.
 // A server that sweeps as well needs DELETE besides.

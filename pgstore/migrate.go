@@ -174,6 +174,7 @@ var needed = []schema.Privilege{
 	{Table: "grants", Name: "UPDATE", Column: "revoked_at"},
 	{Table: "consents", Name: "SELECT"}, {Table: "consents", Name: "INSERT"}, {Table: "consents", Name: "UPDATE", Column: "revoked_at"},
 	{Table: "responses", Name: "SELECT"}, {Table: "responses", Name: "INSERT"},
+	{Table: "decisions", Name: "SELECT"}, {Table: "decisions", Name: "INSERT"},
 }
 
 // CheckSchema is for the host's start-up and readiness: an error of kind

@@ -93,17 +93,38 @@ func TestRolesOfTheDocumentationSuffice(t *testing.T) {
 		if ended, ids := revoke(t, store, of(c)); ended != 1 || len(ids) != 3 {
 			t.Errorf("ended %d with %v", ended, ids)
 		}
+		d := newDecision()
+		for range 2 {
+			appendDecision(t, store, d)
+		}
+		if list := decisions(t, store, d.Issuer); len(list) != 1 {
+			t.Errorf("%d records", len(list))
+		}
+		if n, err := store.EraseDecisions(ctx, d.Issuer, d.Subject); n != 0 || state(err) != "42501" {
+			t.Errorf("the server's role erased %d records, %v", n, err)
+		}
+		for _, sql := range []string{"UPDATE public.consent_decisions SET outcome = 'denied'", "DELETE FROM public.consent_decisions"} {
+			if _, err := server.Exec(ctx, sql); state(err) != "42501" {
+				t.Errorf("%s: %v", sql, err)
+			}
+		}
 	})
 	t.Run("the sweeper's", func(t *testing.T) {
 		clock := newClock()
 		clock.advance(-100 * minRetention)
 		create(t, newStore(t, server, pgstore.Config{TestClock: clock.now}), expired)
-		s, err := pgstore.NewSweeper(sweeper, pgstore.SweeperConfig{})
+		d := newDecision()
+		d.ID = idAt(clock.now())
+		appendDecision(t, newStore(t, server, pgstore.Config{TestClock: clock.now}), d)
+		s, err := pgstore.NewSweeper(sweeper, pgstore.SweeperConfig{DecisionRetention: minRetention})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if deleted, err := s.Sweep(testContext(t)); deleted != 1 || err != nil {
+		if deleted, err := s.Sweep(testContext(t)); deleted != 2 || err != nil {
 			t.Errorf("deleted %d, %v", deleted, err)
+		}
+		if _, err := sweeper.Exec(testContext(t), "UPDATE public.consent_decisions SET outcome = 'denied'"); state(err) != "42501" {
+			t.Errorf("the sweeper's role changed a record: %v", err)
 		}
 	})
 

@@ -35,8 +35,8 @@ var (
 	_ fositeconsent.GrantStorage = (*Store)(nil)
 )
 
-// Store is a [fositeconsent.GrantStorage] and a [fositeconsent.ConsentStorage] on Postgres. It is
-// as safe for concurrent use as its [DB]: a pool is, a connection and a transaction are not.
+// Store is a [fositeconsent.GrantStorage], a [fositeconsent.ConsentStorage] and a
+// [fositeconsent.DecisionLog] on Postgres. It is as safe for concurrent use as its [DB]: a pool is, a connection and a transaction are not.
 type Store struct {
 	db     DB
 	config Config
@@ -47,7 +47,8 @@ type Store struct {
 	spent  string
 	minted string
 
-	consents consentStatements
+	consents  consentStatements
+	decisions decisionStatements
 	// revoking begins the transactions of RevokeConsents.
 	revoking tx.Manager
 
@@ -79,8 +80,9 @@ func New(db DB, config Config) (*Store, error) {
 		spent:  fmt.Sprintf(spentSQL, n.Table("grants")),
 		minted: fmt.Sprintf(mintedSQL, n.Table("grants")),
 
-		consents: newConsentStatements(n),
-		revoking: newRevoking(pool),
+		consents:  newConsentStatements(n),
+		decisions: newDecisionStatements(n),
+		revoking:  newRevoking(pool),
 
 		pool: pool,
 	}, nil

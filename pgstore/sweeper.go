@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
@@ -17,6 +18,9 @@ import (
 // stays recognisable for that long.
 const minRetention = 2 * fositeconsent.MaxPromptLifespan
 
+// minDecisionRetention keeps a mistaken unit from emptying the log.
+const minDecisionRetention = 24 * time.Hour
+
 // SweeperConfig configures a [Sweeper]. The zero value is complete.
 type SweeperConfig struct {
 	// Tables says where the grants are, as for [New]. Defaults to New's defaults.
@@ -25,6 +29,9 @@ type SweeperConfig struct {
 	// recognised as one. At least 24 hours (2 × fositeconsent.MaxPromptLifespan);
 	// less is an error. Defaults to 24 hours.
 	Retention time.Duration
+	// DecisionRetention is how long a record of the log of decisions is kept. At least 24 hours; less, but
+	// for 0, is an error. Defaults to 0: for ever.
+	DecisionRetention time.Duration
 	// Interval is the mean time between two passes. Each pause is between half and
 	// one and a half of it, so that nodes started together do not sweep together.
 	// Defaults to 10 minutes.
@@ -34,13 +41,14 @@ type SweeperConfig struct {
 	BatchSize int
 	// Logger gets a warning for each pass that failed. Defaults to slog.Default().
 	Logger *slog.Logger
-	// MeterProvider makes the metrics: fositeconsent.sweep.deleted (rows),
+	// MeterProvider makes the metrics: fositeconsent.sweep.deleted (rows of both),
 	// fositeconsent.sweep.duration (seconds for each pass) and
 	// fositeconsent.sweep.failures (passes). Defaults to otel.GetMeterProvider().
 	MeterProvider metric.MeterProvider
 }
 
-// Sweeper deletes grants that can no longer affect any decision. Any number of
+// Sweeper deletes grants that can no longer affect any decision, and records of decisions that are
+// past their retention. Any number of
 // them, in any number of processes, may work on one database: none waits for
 // another, or for a row that somebody has locked. Nothing depends on their being run
 // but the size of the table. A Sweeper is as safe for concurrent use as its [DB].
@@ -62,9 +70,19 @@ func NewSweeper(db DB, config SweeperConfig) (*Sweeper, error) {
 	if config.Retention < minRetention {
 		return nil, fmt.Errorf("pgstore: SweeperConfig.Retention is %v, expected at least %v: a replay would no longer be recognised", config.Retention, minRetention)
 	}
+	if config.DecisionRetention != 0 && config.DecisionRetention < minDecisionRetention {
+		return nil, fmt.Errorf("pgstore: SweeperConfig.DecisionRetention is %v, expected at least %v, or 0 for ever", config.DecisionRetention, minDecisionRetention)
+	}
+	var walks []sweep.Walk
+	if config.DecisionRetention != 0 {
+		walks = append(walks, sweep.Walk{
+			SQL: strings.ReplaceAll(sweepDecisionsSQL, "{decisions}", n.Table("decisions")), Retention: config.DecisionRetention,
+		})
+	}
 	s, err := sweep.New(sweep.Config{
 		DB:            db,
 		Tables:        []sweep.Table{{Name: n.Table("grants"), Key: "id"}},
+		Walks:         walks,
 		Retention:     config.Retention,
 		Interval:      config.Interval,
 		BatchSize:     config.BatchSize,

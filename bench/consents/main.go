@@ -193,7 +193,9 @@ func (b *bench) measure(ctx context.Context, others int) error {
 		}
 		revoke := func(selection fositeconsent.Selection, expected int) func() error {
 			return func() error {
-				n, err := b.store.RevokeConsents(ctx, selection, b.tokens.RevokeRequests)
+				n, err := b.store.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
+					return b.tokens.RevokeRequests(ctx, ended.RequestIDs)
+				})
 				return expect(n, expected, err)
 			}
 		}

@@ -62,16 +62,22 @@ var withoutConsents = []replacement{
 	{"provider.go", `Consents:       c.consents,`, `Consents:       nil,`},
 }
 
+// withoutLog has no record kept of what is decided.
+var withoutLog = []replacement{
+	{"provider.go", `Decisions:      c.decisions,`, `Decisions:      nil,`},
+}
+
 // variant is which example server: each has the same pages, sign-in and storage.
 type variant string
 
 const (
-	gateAndConsents variant = "gate, keeping consents" // as shipped
+	shipped         variant = "gate, keeping consents and a log"
+	gateAndConsents variant = "gate, keeping consents"
 	gateAlone       variant = "gate"
 	noGate          variant = "no gate"
 )
 
-var variants = []variant{gateAndConsents, gateAlone, noGate}
+var variants = []variant{shipped, gateAndConsents, gateAlone, noGate}
 
 // slug is the variant's name for files and databases.
 func (v variant) slug() string { return strings.NewReplacer(",", "", " ", "_").Replace(string(v)) }
@@ -98,8 +104,10 @@ func build(ctx context.Context, dir string, v variant, profile bool) (string, er
 	switch v {
 	case noGate:
 		replacements = append(replacements, withoutGate...)
+	case gateAndConsents:
+		replacements = append(replacements, withoutLog...)
 	case gateAlone:
-		replacements = append(replacements, withoutConsents...)
+		replacements = slices.Concat(replacements, withoutConsents, withoutLog)
 	}
 	texts := map[string]string{}
 	for _, r := range replacements {

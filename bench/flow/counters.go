@@ -110,7 +110,11 @@ func (b *bench) since(ctx context.Context, s *server, c counters, n int) (u used
 		}
 	}
 	// A measurement of the wrong server would look as good as any.
-	for table, expected := range map[string]bool{"public.consent_grants": s.variant != noGate, "public.consent_consents": s.variant == gateAndConsents} {
+	for table, expected := range map[string]bool{
+		"public.consent_grants":    s.variant != noGate,
+		"public.consent_consents":  s.variant == shipped || s.variant == gateAndConsents,
+		"public.consent_decisions": s.variant == shipped,
+	} {
 		if more := left[table] - c.rows[table]; expected != (more >= int64(n)) || (!expected && more != 0) {
 			return u, fmt.Errorf("%d flows left %d rows in %s of the server %q", n, more, table, s.variant)
 		}

@@ -124,7 +124,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 
 	servers := map[variant]*server{}
 	for _, v := range variants {
-		if v != gateAndConsents && b.profile != "" {
+		if v != shipped && b.profile != "" {
 			continue
 		}
 		s, err := b.start(ctx, dir, v)
@@ -139,7 +139,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		}
 	}
 	if b.profile != "" {
-		return b.profiles(ctx, servers[gateAndConsents])
+		return b.profiles(ctx, servers[shipped])
 	}
 
 	results := map[scenario]map[variant][]measurement{}

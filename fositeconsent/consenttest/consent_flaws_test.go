@@ -15,7 +15,7 @@ import (
 )
 
 type (
-	revokeFunc  = func(context.Context, []string) error
+	revokeFunc  = func(context.Context, fositeconsent.Ended) error
 	revokesFunc = func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (int, error)
 	recordFunc  = func(s *Storage, ctx context.Context, r *fositeconsent.Response) error
 	findFunc    = func(s *Storage, ctx context.Context, issuer, subject, clientID string) ([]fositeconsent.Consent, error)
@@ -107,7 +107,7 @@ func (f *flawedConsents) ListConsents(ctx context.Context, selection fositeconse
 	return f.give(f.Storage.ListConsents(ctx, selection, before, limit))
 }
 
-func (f *flawedConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, []string) error) (int, error) {
+func (f *flawedConsents) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, fositeconsent.Ended) error) (int, error) {
 	if f.flaw.revoke != nil {
 		return f.flaw.revoke(f.Storage, ctx, selection, revoke)
 	}
@@ -212,9 +212,14 @@ var consentOddities = []consentFlaw{
 	{
 		name: "responses that are handed over one by one, and twice",
 		revoke: func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (int, error) {
-			return s.RevokeConsents(ctx, selection, func(ctx context.Context, requestIDs []string) error {
-				for _, id := range append(slices.Clone(requestIDs), requestIDs...) {
-					if err := revoke(ctx, []string{id}); err != nil {
+			return s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
+				for i := range ended.Consents {
+					if err := revoke(ctx, fositeconsent.Ended{Consents: ended.Consents[i : i+1]}); err != nil {
+						return err
+					}
+				}
+				for _, id := range append(slices.Clone(ended.RequestIDs), ended.RequestIDs...) {
+					if err := revoke(ctx, fositeconsent.Ended{RequestIDs: []string{id}}); err != nil {
 						return err
 					}
 				}
@@ -732,9 +737,11 @@ var revokeFlaws = func() []consentFlaw {
 	)
 	// step by step: what is ended, whose responses are handed over, and which grants are.
 	type parts struct {
-		ends   func(selection fositeconsent.Selection, c *consent) bool
-		hands  func(c *consent) []string
-		grants func(selection fositeconsent.Selection, r *record) bool
+		ends  func(selection fositeconsent.Selection, c *consent) bool
+		hands func(c *consent) []string
+		// consents are handed over instead of those that were ended.
+		consents func(ended []*consent) []*consent
+		grants   func(selection fositeconsent.Selection, r *record) bool
 		// marksFirst: before revoke is called, and whatever that says.
 		marksFirst bool
 		// apart: others may come between the look and the mark.
@@ -757,6 +764,7 @@ var revokeFlaws = func() []consentFlaw {
 				return 0, err
 			}
 			var ended []*consent
+			var handed fositeconsent.Ended
 			var requestIDs []string
 			mark := func() {
 				for _, c := range ended {
@@ -786,12 +794,19 @@ var revokeFlaws = func() []consentFlaw {
 						requestIDs = append(requestIDs, c.requestIDs...)
 					}
 				}
+				over := ended
+				if p.consents != nil {
+					over = p.consents(ended)
+				}
+				handed = hand(over)
 				if p.marksFirst {
 					mark()
 				}
 			})
-			for batch := range slices.Chunk(requestIDs, revokedAtOnce) {
-				if err := revoke(ctx, batch); err != nil {
+			for ; len(handed.Consents)+len(requestIDs) > 0; handed = (fositeconsent.Ended{}) {
+				n := min(len(requestIDs), revokedAtOnce)
+				handed.RequestIDs, requestIDs = requestIDs[:n], requestIDs[n:]
+				if err := revoke(ctx, handed); err != nil {
 					return 0, err
 				}
 			}
@@ -849,11 +864,45 @@ var revokeFlaws = func() []consentFlaw {
 		{name: "silent responses are not handed over", caughtBy: selection, revoke: revokeBy(parts{hands: func(c *consent) []string { return c.requestIDs[:1] }})},
 		{name: "nothing is handed over", caughtBy: selection, revoke: revokeBy(parts{hands: func(*consent) []string { return nil }})},
 		{name: "something else is handed over, too", caughtBy: selection, revoke: revokeBy(parts{hands: func(c *consent) []string { return append(slices.Clone(c.requestIDs), "more") }})},
+		{name: "no consents are handed over", caughtBy: selection, revoke: revokeBy(parts{consents: func([]*consent) []*consent { return nil }})},
+		{name: "consents are handed over twice", caughtBy: selection, revoke: revokeBy(parts{consents: func(ended []*consent) []*consent {
+			return slices.Concat(ended, ended)
+		}})},
+		{name: "one consent is handed over for all", caughtBy: selection, revoke: revokeBy(parts{consents: func(ended []*consent) []*consent {
+			return slices.Repeat(ended[:min(1, len(ended))], len(ended))
+		}})},
+		{name: "other consents are handed over", caughtBy: selection, revoke: revokeBy(parts{consents: func(ended []*consent) []*consent {
+			var others []*consent
+			for _, c := range ended {
+				other := *c
+				other.ID = newID()
+				others = append(others, &other)
+			}
+			return others
+		}})},
+		{name: "consents are handed over without what was granted", caughtBy: selection, revoke: func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (int, error) {
+			return s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
+				for i := range ended.Consents {
+					ended.Consents[i].Scopes = nil
+				}
+				return revoke(ctx, ended)
+			})
+		}},
+		{name: "consents are handed over again with every call", caughtBy: bounded, revoke: func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (int, error) {
+			var first fositeconsent.Ended
+			return s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
+				if len(ended.Consents) > 0 {
+					first = ended
+				}
+				ended.Consents = first.Consents
+				return revoke(ctx, ended)
+			})
+		}},
 		{name: "a revocation hands over and ends nothing", caughtBy: selection, revoke: func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (n int, err error) {
 			nothing := errors.New("nothing")
-			_, err = s.RevokeConsents(ctx, selection, func(ctx context.Context, requestIDs []string) error {
+			_, err = s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
 				n++
-				return cmp(revoke(ctx, requestIDs), nothing)
+				return cmp(revoke(ctx, ended), nothing)
 			})
 			if errors.Is(err, nothing) {
 				err = nil
@@ -861,9 +910,9 @@ var revokeFlaws = func() []consentFlaw {
 			return n, err
 		}},
 		{name: "a revocation counts responses", caughtBy: selection, revoke: func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (n int, err error) {
-			_, err = s.RevokeConsents(ctx, selection, func(ctx context.Context, requestIDs []string) error {
-				n += len(requestIDs)
-				return revoke(ctx, requestIDs)
+			_, err = s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
+				n += len(ended.RequestIDs)
+				return revoke(ctx, ended)
 			})
 			return n, err
 		}},
@@ -946,8 +995,8 @@ var revokeFlaws = func() []consentFlaw {
 			return r.spentBy == (fositeconsent.Attempt{}) && selectedGrant(s, &r.grant)
 		}})},
 		{name: "what revoke says is ignored", caughtBy: fails, revoke: func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (int, error) {
-			return s.RevokeConsents(ctx, selection, func(ctx context.Context, requestIDs []string) error {
-				_ = revoke(ctx, requestIDs)
+			return s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
+				_ = revoke(ctx, ended)
 				return nil
 			})
 		}},
@@ -959,11 +1008,11 @@ var revokeFlaws = func() []consentFlaw {
 			return n, err
 		}},
 		{name: "revoke is called again when it has failed", caughtBy: fails, revoke: func(s *Storage, ctx context.Context, selection fositeconsent.Selection, revoke revokeFunc) (int, error) {
-			return s.RevokeConsents(ctx, selection, func(ctx context.Context, requestIDs []string) error {
-				if revoke(ctx, requestIDs) == nil {
+			return s.RevokeConsents(ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
+				if revoke(ctx, ended) == nil {
 					return nil
 				}
-				return revoke(ctx, requestIDs)
+				return revoke(ctx, ended)
 			})
 		}},
 		{name: "a revocation is not taken back", caughtBy: fails, revoke: revokeBy(parts{marksFirst: true})},
@@ -1065,7 +1114,7 @@ var revokeFlaws = func() []consentFlaw {
 // allAtOnce hands everything over in the first call.
 func allAtOnce(s *Storage, selection fositeconsent.Selection, revoke revokeFunc) revokeFunc {
 	called := false
-	return func(ctx context.Context, _ []string) error {
+	return func(ctx context.Context, ended fositeconsent.Ended) error {
 		if called {
 			return nil
 		}
@@ -1078,7 +1127,7 @@ func allAtOnce(s *Storage, selection fositeconsent.Selection, revoke revokeFunc)
 				}
 			}
 		})
-		return revoke(ctx, all)
+		return revoke(ctx, fositeconsent.Ended{Consents: ended.Consents, RequestIDs: all})
 	}
 }
 
@@ -1158,6 +1207,6 @@ func (b blind) CheckResponse(context.Context, string) error { return b.answer(b.
 func (b blind) ListConsents(context.Context, fositeconsent.Selection, fositeconsent.ID, int) ([]fositeconsent.Consent, error) {
 	return nil, b.answer(b.listed)
 }
-func (b blind) RevokeConsents(context.Context, fositeconsent.Selection, func(context.Context, []string) error) (int, error) {
+func (b blind) RevokeConsents(context.Context, fositeconsent.Selection, func(context.Context, fositeconsent.Ended) error) (int, error) {
 	return 0, b.answer(b.revoked)
 }

@@ -193,27 +193,42 @@ type callersKey struct{}
 
 // handed collects what revocations hand over.
 type handed struct {
-	l     *ledger
-	mu    sync.Mutex
-	ids   map[string]bool
-	calls int
+	l   *ledger
+	mu  sync.Mutex
+	ids map[string]bool
+	// Consents, by how often they came.
+	consents map[fositeconsent.ID]int
+	calls    int
 	// Most that came in one call.
 	most int
+	// of are the consents that there are, as they were recorded; nil if nobody compares them.
+	of map[fositeconsent.ID]*fositeconsent.Consent
 }
 
-func (l *ledger) collector() *handed { return &handed{l: l, ids: make(map[string]bool)} }
+func (l *ledger) collector() *handed {
+	return &handed{l: l, ids: make(map[string]bool), consents: make(map[fositeconsent.ID]int)}
+}
 
 // take is what a revocation calls.
-func (h *handed) take(ctx context.Context, requestIDs []string) error {
+func (h *handed) take(ctx context.Context, ended fositeconsent.Ended) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if ctx.Value(callersKey{}) != "the caller's" {
 		h.l.Error("RevokeConsents called revoke without the values of its context")
 	}
 	h.calls++
-	h.most = max(h.most, len(requestIDs))
-	for _, id := range requestIDs {
+	h.most = max(h.most, len(ended.RequestIDs))
+	for _, id := range ended.RequestIDs {
 		h.ids[id] = true
+	}
+	for i := range ended.Consents {
+		c := &ended.Consents[i]
+		h.consents[c.ID]++
+		if recorded := h.of[c.ID]; recorded != nil {
+			h.l.wantSameConsent(c, recorded)
+		} else if h.of != nil {
+			h.l.Errorf("RevokeConsents handed over the consent %v, which is not among those that were recorded", c.ID)
+		}
 	}
 	return nil
 }
@@ -230,7 +245,7 @@ func (h *handed) want(want ...string) {
 	}
 }
 
-func (l *ledger) revokeIn(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, []string) error) (int, error) {
+func (l *ledger) revokeIn(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, fositeconsent.Ended) error) (int, error) {
 	l.Helper()
 	n, err := l.consents.RevokeConsents(context.WithValue(ctx, callersKey{}, "the caller's"), selection, revoke)
 	l.noReason("RevokeConsents", err)
@@ -240,7 +255,14 @@ func (l *ledger) revokeIn(ctx context.Context, selection fositeconsent.Selection
 // wantRevoked revokes and compares how many consents that ended and what was handed over.
 func (l *ledger) wantRevoked(selection fositeconsent.Selection, n int, requestIDs ...string) {
 	l.Helper()
+	l.wantRevokedOf(nil, selection, n, requestIDs...)
+}
+
+// wantRevokedOf also compares the consents that are handed over with those that there are.
+func (l *ledger) wantRevokedOf(of map[fositeconsent.ID]*fositeconsent.Consent, selection fositeconsent.Selection, n int, requestIDs ...string) {
+	l.Helper()
 	h := l.collector()
+	h.of = of
 	got, err := l.revokeIn(l.ctx, selection, h.take)
 	if err != nil {
 		l.Errorf("RevokeConsents: got %v, want success", err)
@@ -249,6 +271,22 @@ func (l *ledger) wantRevoked(selection fositeconsent.Selection, n int, requestID
 		l.Errorf("RevokeConsents ended %d consents, want %d", got, n)
 	}
 	h.want(requestIDs...)
+	h.wantConsents(n)
+}
+
+// wantConsents compares how many consents were handed over, each of which has to come once.
+func (h *handed) wantConsents(n int) {
+	h.l.Helper()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.consents) != n {
+		h.l.Errorf("RevokeConsents handed over %d consents, want %d", len(h.consents), n)
+	}
+	for id, times := range h.consents {
+		if times != 1 {
+			h.l.Errorf("RevokeConsents handed the consent %v over %d times, want once", id, times)
+		}
+	}
 }
 
 // end revokes one consent, whatever rests on it.

@@ -27,16 +27,18 @@ func revokesSelection(p *consentProbe) {
 			w.responses[w.consents[6].ID] = append(w.responses[w.consents[6].ID], across)
 
 			ended := make(map[string]bool)
+			of := make(map[fositeconsent.ID]*fositeconsent.Consent)
 			n := 0
 			for _, consent := range w.consents {
 				if c.has(consent) {
 					n++
+					of[consent.ID] = consent
 					for _, requestID := range w.responses[consent.ID] {
 						ended[requestID] = true
 					}
 				}
 			}
-			l.wantRevoked(c.Selection, n, slices.Collect(maps.Keys(ended))...)
+			l.wantRevokedOf(of, c.Selection, n, slices.Collect(maps.Keys(ended))...)
 			for _, consent := range w.consents {
 				found := slices.ContainsFunc(l.find(consent), func(f fositeconsent.Consent) bool { return f.ID == consent.ID })
 				if want := consent.Remembered && !c.has(consent); found != want {
@@ -180,7 +182,7 @@ func revocationFails(p *consentProbe) {
 	broken := errors.New("the tokens' storage is down")
 	for range 2 {
 		calls := 0
-		n, err := l.revokeIn(l.ctx, selection, func(context.Context, []string) error {
+		n, err := l.revokeIn(l.ctx, selection, func(context.Context, fositeconsent.Ended) error {
 			calls++
 			return fmt.Errorf("revoke: %w", broken)
 		})
@@ -224,15 +226,17 @@ func revocationIsBounded(p *consentProbe) {
 
 	// The second call fails: whatever of the first took effect, nothing is lost.
 	h := l.collector()
-	n, err := l.revokeIn(l.ctx, selection, func(ctx context.Context, requestIDs []string) error {
+	n, err := l.revokeIn(l.ctx, selection, func(ctx context.Context, ended fositeconsent.Ended) error {
 		if h.calls > 0 {
 			return errors.New("the tokens' storage is down")
 		}
-		return h.take(ctx, requestIDs)
+		return h.take(ctx, ended)
 	})
 	l.compare("RevokeConsents", err, failed)
+	clear(h.consents)
 	again, err := l.revokeIn(l.ctx, selection, h.take)
 	l.compare("RevokeConsents", err, succeeded)
+	h.wantConsents(again)
 	if n+again != len(ids) {
 		l.Errorf("RevokeConsents ended %d consents and, repeated, %d, want %d in all", n, again, len(ids))
 	}
@@ -291,7 +295,7 @@ func waitsForRevocation(p *consentProbe) {
 		first := l.approve(consent)
 		response := &fositeconsent.Response{RequestID: rand.Text(), ConsentIDs: []fositeconsent.ID{consent.ID}}
 		called := false
-		_, err := l.revokeIn(l.ctx, only(consent), func(context.Context, []string) error {
+		_, err := l.revokeIn(l.ctx, only(consent), func(context.Context, fositeconsent.Ended) error {
 			called = true
 			for call, try := range map[string]func(context.Context) error{
 				"CheckResponse":  func(ctx context.Context) error { return l.checkIn(ctx, first) },

@@ -159,7 +159,7 @@ func (s *Storage) CheckResponse(ctx context.Context, requestID string) error {
 
 // RevokeConsents implements [fositeconsent.ConsentStorage]. The revoke function must not
 // call the storage, which waits for it.
-func (s *Storage) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, []string) error) (int, error) {
+func (s *Storage) RevokeConsents(ctx context.Context, selection fositeconsent.Selection, revoke func(context.Context, fositeconsent.Ended) error) (int, error) {
 	if err := checkSelection(selection); err != nil {
 		return 0, err
 	}
@@ -183,13 +183,17 @@ func (s *Storage) RevokeConsents(ctx context.Context, selection fositeconsent.Se
 			requestIDs = append(requestIDs, c.requestIDs...)
 		}
 	}
+	handed := hand(ended)
 	s.mu.Unlock()
 	if err != nil {
 		return 0, err
 	}
 	slices.Sort(requestIDs)
-	for batch := range slices.Chunk(slices.Compact(requestIDs), revokedAtOnce) {
-		if err := revoke(ctx, slices.Clone(batch)); err != nil {
+	requestIDs = slices.Compact(requestIDs)
+	for ; len(handed.Consents)+len(requestIDs) > 0; handed = (fositeconsent.Ended{}) {
+		n := min(len(requestIDs), revokedAtOnce)
+		handed.RequestIDs, requestIDs = slices.Clone(requestIDs[:n]), requestIDs[n:]
+		if err := revoke(ctx, handed); err != nil {
 			return 0, err
 		}
 	}
@@ -206,6 +210,13 @@ func (s *Storage) RevokeConsents(ctx context.Context, selection fositeconsent.Se
 		}
 	}
 	return len(ended), nil
+}
+
+func hand(ended []*consent) (handed fositeconsent.Ended) {
+	for _, c := range ended {
+		handed.Consents = append(handed.Consents, cloneConsent(&c.Consent))
+	}
+	return handed
 }
 
 // await waits until no revocation is under way, and keeps others from beginning one

@@ -25,7 +25,7 @@ func TestRevocationIsWaitedFor(t *testing.T) {
 	}
 	selection := fositeconsent.Selection{Issuer: consent.Issuer, Subject: grant.Subject}
 	refused := errors.New("refused")
-	n, err := s.RevokeConsents(t.Context(), selection, func(context.Context, []string) error {
+	n, err := s.RevokeConsents(t.Context(), selection, func(context.Context, fositeconsent.Ended) error {
 		for call, try := range map[string]func(context.Context) error{
 			"CheckResponse": func(ctx context.Context) error { return s.CheckResponse(ctx, "first") },
 			"RecordResponse": func(ctx context.Context) error {
@@ -36,7 +36,7 @@ func TestRevocationIsWaitedFor(t *testing.T) {
 				return err
 			},
 			"RevokeConsents": func(ctx context.Context) error {
-				_, err := s.RevokeConsents(ctx, selection, func(context.Context, []string) error { return nil })
+				_, err := s.RevokeConsents(ctx, selection, func(context.Context, fositeconsent.Ended) error { return nil })
 				return err
 			},
 		} {

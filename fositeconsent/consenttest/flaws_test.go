@@ -61,7 +61,13 @@ func TestSuiteCatchesEveryFlaw(t *testing.T) {
 	for _, f := range consentFlaws {
 		caughtBy[f.name] = f.caughtBy
 	}
+	for _, f := range decisionFlaws {
+		caughtBy[f.name] = f.caughtBy
+	}
 	for _, f := range oddities {
+		odd = append(odd, f.name)
+	}
+	for _, f := range decisionOddities {
 		odd = append(odd, f.name)
 	}
 	for _, f := range consentOddities {
@@ -98,6 +104,15 @@ func TestEveryTestOfTheSuiteCatchesSomething(t *testing.T) {
 	for _, c := range suite {
 		names["test: "+c.name]++
 		if !slices.ContainsFunc(flaws, func(f flaw) bool { return f.caughtBy == c.name }) {
+			t.Errorf("%q catches no flaw", c.name)
+		}
+	}
+	for _, f := range decisionFlaws {
+		names["flaw: "+f.name]++
+	}
+	for _, c := range decisionSuite {
+		names["test: "+c.name]++
+		if !slices.ContainsFunc(decisionFlaws, func(f decisionFlaw) bool { return f.caughtBy == c.name }) {
 			t.Errorf("%q catches no flaw", c.name)
 		}
 	}
@@ -148,6 +163,22 @@ func runFlaws(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			RunConsents(t, f.newStorage)
+		})
+	}
+	for _, f := range decisionFlaws {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			for _, c := range decisionSuite {
+				if c.name == f.caughtBy {
+					t.Run(c.name, func(t *testing.T) { c.test(&decisionProbe{T: t, newStorage: f.newStorage}) })
+				}
+			}
+		})
+	}
+	for _, f := range decisionOddities {
+		t.Run(f.name, func(t *testing.T) {
+			t.Parallel()
+			RunDecisions(t, f.newStorage)
 		})
 	}
 }

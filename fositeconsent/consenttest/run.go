@@ -7,7 +7,7 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// Options is what one test of [Run] or [RunConsents] needs of its storage.
+// Options is what one test of [Run], [RunConsents] or [RunDecisions] needs of its storage.
 type Options struct {
 	// Now is the clock that the storage must ask instead of its own, for creation
 	// and for expiry. It is safe for concurrent use, starts a day or so from now
@@ -65,6 +65,40 @@ func RunConsents[S interface {
 			})
 		}
 	})
+}
+
+// RunDecisions checks that a log keeps the contract of [fositeconsent.DecisionLog]. What is said of
+// newStorage and of what cannot be checked at [Run] is true here, too.
+func RunDecisions(t *testing.T, newStorage func(t testing.TB, o Options) fositeconsent.DecisionLog) {
+	t.Helper()
+	t.Run("DecisionLog", func(t *testing.T) {
+		for _, c := range decisionSuite {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				c.test(&decisionProbe{T: t, newStorage: newStorage})
+			})
+		}
+	})
+}
+
+// decisionSuite is every test of the log by the sentence that it proves.
+var decisionSuite = []struct {
+	name string
+	test func(*decisionProbe)
+}{
+	{"a record is returned as it was appended", decisionReturnedAsAppended},
+	{"nil and empty lists of a record are the same", decisionNilIsEmpty},
+	{"text of a record is kept exactly or refused", decisionTextIsExact},
+	{"a record is dated by the storage's clock", decisionDated},
+	{"an incomplete call on the log is refused and nothing is added", incompleteDecisionRefused},
+	{"a repeated record changes nothing", decisionRepeated},
+	{"records are listed by what is selected and the oldest first", decisionsListed},
+	{"records are listed in pages", decisionPages},
+	{"the records of one subject are erased", decisionsErased},
+	{"the caller's record is neither kept nor modified", callersDecisionIsTheCallers},
+	{"records that are appended at once are all there", decisionsAppendedAtOnce},
+	{"a cancelled call on the log is an error and changes nothing", cancelledDecisions},
+	{"a backend that cannot be reached knows of no records", brokenDecisions},
 }
 
 // consentSuite is every test of consents by the sentence that it proves.

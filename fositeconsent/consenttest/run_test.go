@@ -45,8 +45,30 @@ func (unreachable) ListConsents(context.Context, fositeconsent.Selection, fosite
 	return nil, errUnreachable
 }
 
-func (unreachable) RevokeConsents(context.Context, fositeconsent.Selection, func(context.Context, []string) error) (int, error) {
+func (unreachable) RevokeConsents(context.Context, fositeconsent.Selection, func(context.Context, fositeconsent.Ended) error) (int, error) {
 	return 0, errUnreachable
+}
+
+func (unreachable) AppendDecision(context.Context, *fositeconsent.DecisionRecord) error {
+	return errUnreachable
+}
+
+func (unreachable) ListDecisions(context.Context, fositeconsent.DecisionSelection, fositeconsent.ID, int) ([]fositeconsent.DecisionRecord, error) {
+	return nil, errUnreachable
+}
+
+func (unreachable) EraseDecisions(context.Context, string, string) (int, error) {
+	return 0, errUnreachable
+}
+
+func TestStorageKeepsTheContractOfDecisions(t *testing.T) {
+	t.Parallel()
+	RunDecisions(t, func(_ testing.TB, o Options) fositeconsent.DecisionLog {
+		if o.Broken {
+			return unreachable{}
+		}
+		return NewStorage(o.Now)
+	})
 }
 
 func TestStorageKeepsTheContractOfConsents(t *testing.T) {

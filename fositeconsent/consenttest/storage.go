@@ -1,7 +1,7 @@
 // Package consenttest has what a host or the author of a storage needs to test
-// consent grants: [Run] and [RunConsents], the conformance suites that every
-// [fositeconsent.GrantStorage] and every [fositeconsent.ConsentStorage] has to pass, and
-// [Storage], which is both and lives in memory.
+// consent grants: [Run], [RunConsents] and [RunDecisions], the conformance suites that every
+// [fositeconsent.GrantStorage], every [fositeconsent.ConsentStorage] and every
+// [fositeconsent.DecisionLog] has to pass, and [Storage], which is all of them and lives in memory.
 // It depends on the standard library and on fositeconsent only.
 package consenttest
 
@@ -16,8 +16,8 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// Storage is a [fositeconsent.GrantStorage] and a [fositeconsent.ConsentStorage] in
-// memory, for tests: it forgets everything when the process exits, knows nothing of
+// Storage is a [fositeconsent.GrantStorage], a [fositeconsent.ConsentStorage] and a
+// [fositeconsent.DecisionLog] in memory, for tests: it forgets everything when the process exits, knows nothing of
 // a second process, takes part in no transaction, and never frees what it was given.
 // Beyond that it keeps the whole contract, and is safe for concurrent use.
 type Storage struct {
@@ -27,6 +27,8 @@ type Storage struct {
 	mu       sync.Mutex
 	grants   map[fositeconsent.ID]*record
 	consents map[fositeconsent.ID]*consent
+
+	decisions []fositeconsent.DecisionRecord
 }
 
 var _ fositeconsent.GrantStorage = (*Storage)(nil)

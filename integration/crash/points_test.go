@@ -1,7 +1,7 @@
 // Package crash_test injects a fault before and after everything that happens
 // between an authorization response and the database, and looks at what is left: the
 // grant is consumed if, and only if, the code, its PKCE data and its OpenID Connect
-// session are there, and the same approval, presented again, either leads to a code or
+// session are there, and with them the consent, its response and their record in the log; and the same approval, presented again, either leads to a code or
 // is refused because it already has. The points are not listed by hand: a first
 // response, which nothing happens to, is watched, and tells how many there are.
 package crash_test
@@ -112,19 +112,28 @@ func (s *site) verify(t *testing.T, kind string, a approval, code string, err er
 	}
 	s.count(kind, outcome)
 
-	var consumed, grants, codes, complete int
+	var consumed, grants, codes, complete, consents, responses, records int
 	err = s.healthy.pool.QueryRow(ctx, `
 SELECT (SELECT count(*) FROM consent_grants WHERE subject = $1 AND consumed_at IS NOT NULL),
        (SELECT count(*) FROM consent_grants WHERE subject = $1),
        (SELECT count(*) FROM consent_codes WHERE subject = $1),
-       (SELECT count(*) FROM consent_codes WHERE subject = $1 AND pkce IS NOT NULL AND openid IS NOT NULL)`, a.Subject).
-		Scan(&consumed, &grants, &codes, &complete)
+       (SELECT count(*) FROM consent_codes WHERE subject = $1 AND pkce IS NOT NULL AND openid IS NOT NULL),
+       (SELECT count(*) FROM consent_consents WHERE subject = $1),
+       (SELECT count(*) FROM consent_responses AS r JOIN consent_consents AS c ON c.id = r.consent_id
+        JOIN consent_codes AS k ON k.request_id = r.request_id WHERE c.subject = $1),
+       (SELECT count(*) FROM consent_decisions AS d JOIN consent_consents AS c ON d.consent_ids = ARRAY[c.id]
+        WHERE d.subject = $1 AND d.outcome = CASE WHEN $2 THEN 'passed' ELSE 'approved' END)`, a.Subject, a.Token != "").
+		Scan(&consumed, &grants, &codes, &complete, &consents, &responses, &records)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if consumed != 1 || grants != 1 || codes != 1 || complete != 1 {
 		t.Errorf("after the retry (%s) there are %d grants, %d of them consumed, and %d codes, %d of them with PKCE and OpenID data: expected one of each",
 			outcome, grants, consumed, codes, complete)
+	}
+	if consents != 1 || responses != 1 || records != 1 {
+		t.Errorf("after the retry (%s) there are %d consents, %d responses of theirs and %d records of them in the log: expected one of each",
+			outcome, consents, responses, records)
 	}
 }
 

@@ -93,7 +93,12 @@ func newServer(pool *pgxpool.Pool, fault injector, commitTimeout time.Duration) 
 		return nil, err
 	}
 	s := &server{pool: pool, store: store}
-	if s.gate, err = fositeconsent.NewGate(faultyGrants{grants, fault}, fositeconsent.Config{Issuer: issuer}); err != nil {
+	faulty := faultyGrants{grants, fault}
+	s.gate, err = fositeconsent.NewGate(faulty, fositeconsent.Config{
+		Issuer: issuer, Consents: faulty, Decisions: faulty,
+		DescribeClient: func(context.Context, fosite.Client) ([]string, error) { return []string{"An application"}, nil },
+	})
+	if err != nil {
 		return nil, err
 	}
 	config := &fosite.Config{GlobalSecret: []byte("a secret of the crash tests, 32 bytes"), IDTokenIssuer: issuer, TokenURL: tokenURL}
@@ -241,6 +246,14 @@ func (g faultyGrants) ConsumeConsentGrant(ctx context.Context, p fositeconsent.P
 		return nil, err
 	}
 	return grant, nil
+}
+
+func (g faultyGrants) RecordResponse(ctx context.Context, r *fositeconsent.Response) error {
+	return inject(g.fault, "RecordResponse", func() error { return g.Store.RecordResponse(ctx, r) })
+}
+
+func (g faultyGrants) AppendDecision(ctx context.Context, r *fositeconsent.DecisionRecord) error {
+	return inject(g.fault, "AppendDecision", func() error { return g.Store.AppendDecision(ctx, r) })
 }
 
 type faultyStore struct {

@@ -415,7 +415,7 @@ func TestRevokingConsentsOfOtherTables(t *testing.T) {
 	f.ok(consents.RecordResponse(ctx, &fositeconsent.Response{RequestID: f.r.ID, Approval: &fositeconsent.Consent{
 		ID: consentID(1), Issuer: "https://as.example", Subject: "user", ClientID: "app",
 	}}))
-	n, err := consents.RevokeConsents(ctx, fositeconsent.Selection{Issuer: "https://as.example", Subject: "user"}, f.store.RevokeRequests)
+	n, err := consents.RevokeConsents(ctx, fositeconsent.Selection{Issuer: "https://as.example", Subject: "user"}, revokes(f.store))
 	if live := f.live(); n != 1 || err != nil || live != 0 {
 		t.Errorf("%d revoked, %d tokens are live: %v", n, live, err)
 	}
@@ -629,5 +629,12 @@ func TestSweepingManyConsents(t *testing.T) {
 		if deleted, err := s.Sweep(testContext(t)); deleted != want || err != nil {
 			t.Errorf("pass %d deleted %d, want %d: %v", i+1, deleted, want, err)
 		}
+	}
+}
+
+// revokes is what a gate does with what a revocation hands over.
+func revokes(store *fositestore.Store) func(context.Context, fositeconsent.Ended) error {
+	return func(ctx context.Context, ended fositeconsent.Ended) error {
+		return store.RevokeRequests(ctx, ended.RequestIDs)
 	}
 }

@@ -94,7 +94,7 @@ func TestWhatIsIssuedDependsOnItsRecord(t *testing.T) {
 
 		// It was recorded before, under the same RequestID, and is revoked since.
 		_, err := a.grants.RevokeConsents(testContext(t), fositeconsent.Selection{Issuer: "https://as.example", Subject: "user"},
-			func(context.Context, []string) error { return nil })
+			func(context.Context, fositeconsent.Ended) error { return nil })
 		a.ok(err)
 		if err := a.pass(n+3<<16, c.between, a.id); !errors.Is(err, fositeconsent.ErrConsentRevoked) {
 			t.Errorf("%s, a revoked consent: %v", name, err)
@@ -139,7 +139,7 @@ func TestAnApprovalInOneStepComesAfterARevocation(t *testing.T) {
 	selection := fositeconsent.Selection{Issuer: "https://as.example", Subject: "user"}
 	revoke := func(want int) {
 		t.Helper()
-		n, err := a.grants.RevokeConsents(testContext(t), selection, a.store.RevokeRequests)
+		n, err := a.grants.RevokeConsents(testContext(t), selection, revokes(a.store))
 		if n != want || err != nil {
 			t.Errorf("%d consents were revoked, want %d: %v", n, want, err)
 		}

@@ -117,7 +117,7 @@ func TestWhatIsRememberedInOneDatabase(t *testing.T) {
 		}
 	}
 	consents.meanwhile = func(ctx context.Context) {
-		if n, err := grants.RevokeConsents(ctx, fositeconsent.Selection{Issuer: "https://as.example", Subject: "alice"}, func(context.Context, []string) error { return nil }); err != nil || n != 1 {
+		if n, err := grants.RevokeConsents(ctx, fositeconsent.Selection{Issuer: "https://as.example", Subject: "alice"}, func(context.Context, fositeconsent.Ended) error { return nil }); err != nil || n != 1 {
 			t.Errorf("%d revoked: %v", n, err)
 		}
 	}

@@ -1,0 +1,164 @@
+package fositeconsent
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"time"
+)
+
+// Outcome is what became of something that was to be decided.
+type Outcome string
+
+// The outcomes.
+const (
+	OutcomeApproved Outcome = "approved" // the resource owner approved a page
+	OutcomeDenied   Outcome = "denied"   // the resource owner denied a page
+	OutcomePassed   Outcome = "passed"   // a response was made by what had been approved before: [DecisionRecord.Basis]
+	OutcomeRefused  Outcome = "refused"  // the gate refused: [DecisionRecord.Reason]
+	OutcomeRevoked  Outcome = "revoked"  // a consent was taken back
+)
+
+// DecisionRecord is one entry of the log of decisions. It holds no secret: no token, no ticket, no
+// binding.
+type DecisionRecord struct {
+	// ID is the record's own, a UUIDv7.
+	ID ID
+	// RecordedAt is when, by the storage's clock. Ignored when a record is appended.
+	RecordedAt time.Time
+	// Outcome is what was decided.
+	Outcome Outcome
+	// Reason says why the gate refused, as [Event.Reason] does; otherwise "".
+	Reason string
+	// Basis is by what a response passed: [BasisGrant] for one that was approved in an earlier
+	// call of [Gate.Mint], [BasisRemembered] or [BasisPreApproved]. Otherwise "".
+	Basis Basis
+	// Issuer, Subject and ClientID say who decided about whom, and where.
+	Issuer, Subject, ClientID string
+	// RequestedScopes and RequestedAudience are what was asked for; nil for what was
+	// revoked, and for a token request.
+	RequestedScopes, RequestedAudience []string
+	// Scopes and Audience are what was granted, or is not any more.
+	Scopes, Audience []string
+	// ConsentIDs are those under which it is listed and revoked; for an approval that of the grant. Nil
+	// if there is none.
+	ConsentIDs []ID
+	// Shown is the digest of what the page showed of the client ([Consent.Shown]), zero where
+	// nobody was shown anything, or it is not known.
+	Shown Digest
+}
+
+// DecisionSelection says which records are meant: all that have what is set here.
+type DecisionSelection struct {
+	// Issuer is that of the gate, which sets it.
+	Issuer            string
+	Subject, ClientID string
+	// Since and Until bound RecordedAt: from the first on, and before the second. Zero is
+	// no bound.
+	Since, Until time.Time
+}
+
+// DecisionLog keeps a record of everything that was decided, and changes none.
+//
+// Implementations are checked by consenttest.RunDecisions. What holds for every method: they
+// are safe for concurrent use; the storage's own clock decides; text is kept byte for byte or
+// refused; every error means that the outcome is unknown, and a call whose context is over
+// before it begins changes nothing. In a transaction of the host's fosite storage (BeginTX) all
+// are a part of that.
+type DecisionLog interface {
+	// AppendDecision adds a record. It takes effect at once and durably, or not at all; in a
+	// transaction it may be put off until something has to be sent, the Commit at the latest, and what is
+	// not stored fails that. A call that repeats the ID succeeds without a change. A zero ID and an
+	// empty Outcome, Issuer or Subject are errors. The record must not be nil, and is not kept or
+	// modified after the call.
+	AppendDecision(ctx context.Context, record *DecisionRecord) error
+
+	// ListDecisions returns at most limit records of the selection, the oldest first, by ID:
+	// those with an ID above after. A selection without an Issuer, and a limit below 1, are
+	// errors. What is being recorded meanwhile may get an ID that is below one which was returned.
+	ListDecisions(ctx context.Context, selection DecisionSelection, after ID, limit int) ([]DecisionRecord, error)
+
+	// EraseDecisions deletes every record of the subject, and returns how many there were, also
+	// beside an error. It may use several transactions. A call that failed is to be repeated. An
+	// empty issuer or subject is an error.
+	EraseDecisions(ctx context.Context, issuer, subject string) (int, error)
+}
+
+// decisionSchema names the form of a record in JSON. What is added to it changes no name.
+const decisionSchema = "fosite-consent/decision/1"
+
+// decisionJSON has the field names of ISO/IEC TS 27560:2023, as far as that has them; the rest has
+// names of our own.
+type decisionJSON struct {
+	SchemaVersion     string          `json:"schema_version"`
+	RecordID          string          `json:"record_id"`
+	PIIPrincipalID    string          `json:"pii_principal_id"`
+	PIIControllers    []string        `json:"pii_controllers"`
+	ThirdParties      []string        `json:"recipient_third_parties"`
+	PrivacyNotice     string          `json:"privacy_notice,omitempty"`
+	Purposes          []string        `json:"purposes"`
+	Services          []string        `json:"services"`
+	Event             decisionJSONOne `json:"event"`
+	RequestedPurposes []string        `json:"requested_purposes,omitempty"`
+	RequestedServices []string        `json:"requested_services,omitempty"`
+	ConsentIDs        []string        `json:"consent_ids"`
+}
+
+type decisionJSONOne struct {
+	Time   string `json:"event_time"`
+	Type   string `json:"event_type"`
+	State  string `json:"event_state"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// consentState is the state of consent that an outcome leaves, in the words that are common for
+// it, and whether it was expressed or taken for granted.
+func (r DecisionRecord) consentState() (eventType, state string) {
+	switch r.Outcome {
+	case OutcomeApproved:
+		return "explicit", "given"
+	case OutcomeDenied:
+		return "explicit", "refused"
+	case OutcomePassed:
+		return string(r.Basis), "given"
+	case OutcomeRevoked:
+		return "explicit", "withdrawn"
+	case OutcomeRefused:
+		return "none", "invalid"
+	default:
+		return "none", "unknown"
+	}
+}
+
+// MarshalJSON returns the record in the field names of ISO/IEC TS 27560:2023: the subject is
+// pii_principal_id, the issuer one of pii_controllers, the client one of recipient_third_parties, scopes
+// are purposes, the audience is services, and the digest of what was shown is privacy_notice, as
+// "sha-256:" and hexadecimal digits. event_state is given, refused, withdrawn or, of what
+// the gate refused, invalid; event_type is explicit where the resource owner acted, the
+// [Basis] where a response passed, and otherwise none. schema_version, requested_purposes,
+// requested_services, consent_ids and event.reason are our own. Empty lists are there as such, but for
+// what was requested.
+func (r DecisionRecord) MarshalJSON() ([]byte, error) {
+	j := decisionJSON{
+		SchemaVersion: decisionSchema, RecordID: r.ID.String(), PIIPrincipalID: r.Subject,
+		PIIControllers: []string{r.Issuer}, ThirdParties: []string{}, Purposes: listed(r.Scopes), Services: listed(r.Audience),
+		RequestedPurposes: r.RequestedScopes, RequestedServices: r.RequestedAudience, ConsentIDs: idTexts(r.ConsentIDs),
+	}
+	if r.ClientID != "" {
+		j.ThirdParties = []string{r.ClientID}
+	}
+	if r.Shown != (Digest{}) {
+		j.PrivacyNotice = "sha-256:" + hex.EncodeToString(r.Shown[:])
+	}
+	j.Event.Type, j.Event.State = r.consentState()
+	j.Event.Time, j.Event.Reason = r.RecordedAt.UTC().Format(time.RFC3339Nano), r.Reason
+	return json.Marshal(j)
+}
+
+// listed is never null in JSON.
+func listed(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
