@@ -234,6 +234,9 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	if adminListener != nil {
 		start(s.adminHandler(operator), adminListener)
 		log.Info("listening for the operator", "addr", adminListener.Addr().String())
+		if host, _, err := net.SplitHostPort(adminListener.Addr().String()); err != nil || !isLoopback(host) {
+			log.Warn("the operator's listener has no TLS and can be reached from elsewhere: let nothing but a proxy with TLS reach it")
+		}
 	}
 	log.Info("listening", "addr", listener.Addr().String(), "issuer", issuer)
 	if s.demo != nil {
