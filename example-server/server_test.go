@@ -1071,7 +1071,7 @@ func TestTheConsentPageSaysEverythingAndEscapesIt(t *testing.T) {
 	}
 	public := ts.authorize(url.Values{"client_id": {"app"}, "response_type": {"code"}, "scope": {"photos.read"}, "redirect_uri": {"com.example.app:/cb"},
 		"state": {"state-0123456789"}, "code_challenge": {challenge()}, "code_challenge_method": {"S256"}})
-	for _, want := range []string{"An app on this device", "com.example.app", "cannot prove who it is"} {
+	for _, want := range []string{"An app on this device", "com.example.app", "cannot prove who it is", "you are asked every time"} {
 		if !strings.Contains(public.body, want) {
 			t.Errorf("%q is not on the page of the public client", want)
 		}
