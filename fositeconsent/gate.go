@@ -123,6 +123,7 @@ type Gate struct {
 	now     func() time.Time
 	tickets ticketSealer
 	handler authorizeHandler
+	looks   looks
 
 	tokenHandler tokenHandler
 

@@ -130,9 +130,12 @@ func (g *Gate) leaveOutAllowed(ctx context.Context, r request, prompt *Prompt, s
 	if prompt.Rememberable = g.config.Consents != nil && r.isAssured(); !prompt.Rememberable {
 		return nil
 	}
-	consents, err := g.findConsents(ctx, r)
-	if err != nil {
-		return err
+	consents, ok := g.looks.take(r, g.now())
+	if !ok {
+		var err error
+		if consents, err = g.findConsents(ctx, r); err != nil {
+			return err
+		}
 	}
 	for _, c := range shownAs(consents, shown) {
 		prompt.NewScopes = slices.DeleteFunc(prompt.NewScopes, func(scope string) bool { return slices.Contains(c.RememberedScopes, scope) })

@@ -76,6 +76,7 @@ func (p *protected) remembered(ctx context.Context, r *request) (*standing, erro
 	if err != nil {
 		return nil, err
 	}
+	p.gate.looks.keep(*r, consents, p.gate.now())
 	asked := p.gate.asks(*r)
 	if cover(asked, consents) == nil {
 		return nil, ErrConsentRequired // the client need not be loaded anew to know that

@@ -44,14 +44,17 @@ var ErrMalformedToken = errors.New("fositeconsent: malformed consent token: expe
 // the grant by.
 type ID [idSize]byte
 
-// newID returns a fresh ID. crypto/rand never fails: it ends the program instead.
+// newID returns a fresh ID. Its order is that of time within a millisecond, too, to a quarter of
+// a microsecond: what one process records stays in its order (RFC 9562, Section 6.2, Method 3). That leaves 62 random
+// bits. crypto/rand never fails: it ends the program instead.
 func newID(now time.Time) ID {
 	var id ID
-	_, _ = rand.Read(id[6:])
+	_, _ = rand.Read(id[8:])
 	ms := uint64(now.UnixMilli())
 	id[0], id[1], id[2], id[3], id[4], id[5] = byte(ms>>40), byte(ms>>32), byte(ms>>24), byte(ms>>16), byte(ms>>8), byte(ms)
-	id[6] = id[6]&0x0f | 0x70 // version 7
-	id[8] = id[8]&0x3f | 0x80 // variant of RFC 9562
+	fraction := uint64(now.Nanosecond()%int(time.Millisecond)) << 12 / uint64(time.Millisecond) // of a millisecond, in 12 bits
+	id[6], id[7] = byte(fraction>>8)|0x70, byte(fraction)                                       // version 7
+	id[8] = id[8]&0x3f | 0x80                                                                   // variant of RFC 9562
 	return id
 }
 

@@ -182,6 +182,11 @@ func TestIDIsATimeOrderedUUID(t *testing.T) {
 	if text := id.String(); len(text) != 36 || text[:13] != "01234567-89ab" || text[14] != '7' || !strings.ContainsRune("89ab", rune(text[19])) {
 		t.Fatalf("%s is no UUID of version 7 of %v", text, at)
 	}
+	for _, d := range []time.Duration{time.Millisecond, 250 * time.Nanosecond, 999_750 * time.Nanosecond} {
+		if later := newID(at.Add(d)); later.String() <= id.String() {
+			t.Errorf("%v is not after %v, %v earlier", later, id, d)
+		}
+	}
 	if later := newID(at.Add(time.Millisecond)); later.String() <= id.String() {
 		t.Fatalf("%s of a later millisecond does not come after %s", later, id)
 	}
