@@ -94,6 +94,7 @@ var decisionOddities = []decisionFlaw{
 var decisionFlaws = func() []decisionFlaw {
 	const (
 		content    = "a record is returned as it was appended"
+		nilIsEmpty = "nil and empty lists of a record are the same"
 		text       = "text of a record is kept exactly or refused"
 		dated      = "a record is dated by the storage's clock"
 		incomplete = "an incomplete call on the log is refused and nothing is added"
@@ -136,6 +137,12 @@ var decisionFlaws = func() []decisionFlaw {
 		{name: "the requested audience is not kept", caughtBy: content, add: changed(func(r *fositeconsent.DecisionRecord) { r.RequestedAudience = nil })},
 		{name: "lists of a record are sorted", caughtBy: content, add: changed(func(r *fositeconsent.DecisionRecord) { slices.Sort(r.Scopes) })},
 		{name: "one consent is kept", caughtBy: content, add: changed(func(r *fositeconsent.DecisionRecord) { r.ConsentIDs = r.ConsentIDs[:min(1, len(r.ConsentIDs))] })},
+		{name: "a record with an empty list is refused", caughtBy: nilIsEmpty, add: func(s *Storage, ctx context.Context, r *fositeconsent.DecisionRecord) error {
+			if r.Scopes != nil && len(r.Scopes) == 0 {
+				return errInvalid
+			}
+			return s.AppendDecision(ctx, r)
+		}},
 		{name: "text of a record is cut at a NUL byte", caughtBy: text, add: changed(func(r *fositeconsent.DecisionRecord) { r.ClientID, _, _ = strings.Cut(r.ClientID, "\x00") })},
 		{name: "text of a record is repaired", caughtBy: text, add: changed(func(r *fositeconsent.DecisionRecord) {
 			for i := range r.Audience {
