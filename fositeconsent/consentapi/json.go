@@ -1,0 +1,253 @@
+package consentapi
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent"
+)
+
+const (
+	// maxBody bounds the body of a request to the API, in bytes: what a decision may carry, and the rest.
+	maxBody = fositeconsent.MaxDataSize + 32<<10
+	// maxDepth bounds how deep objects and arrays are nested.
+	maxDepth = 32
+)
+
+// strictObject reads one JSON object with none but the known members, by their exact names. encoding/json would take the last of two
+// members of one name, and compare names without regard to case: two readers of one body could see two answers.
+func strictObject(body []byte, known ...string) (map[string]json.RawMessage, error) {
+	if !utf8.Valid(body) {
+		return nil, errors.New("the body is not valid UTF-8")
+	}
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	if err := checkValue(dec, 0); err != nil {
+		return nil, err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("the body has something after the JSON object")
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err != nil || members == nil {
+		return nil, errors.New("the body is not a JSON object")
+	}
+	for name := range members {
+		if !slices.Contains(known, name) {
+			return nil, fmt.Errorf("the body has the unknown member %q", name)
+		}
+	}
+	return members, nil
+}
+
+// checkValue reads one value, and refuses a name that is there twice in one object.
+func checkValue(dec *json.Decoder, depth int) error {
+	token, err := dec.Token()
+	if err != nil {
+		return errors.New("the body is not well-formed JSON")
+	}
+	delim, ok := token.(json.Delim)
+	if !ok {
+		return nil
+	}
+	if depth == maxDepth {
+		return fmt.Errorf("the body is nested more than %d deep", maxDepth)
+	}
+	seen := map[string]bool{}
+	for dec.More() {
+		if delim == '{' {
+			token, err := dec.Token()
+			name, ok := token.(string)
+			if err != nil || !ok {
+				return errors.New("the body is not well-formed JSON")
+			}
+			if seen[name] {
+				return fmt.Errorf("the body has the member %q twice", name)
+			}
+			seen[name] = true
+		}
+		if err := checkValue(dec, depth+1); err != nil {
+			return err
+		}
+	}
+	if _, err := dec.Token(); err != nil { // the end
+		return errors.New("the body is not well-formed JSON")
+	}
+	return nil
+}
+
+// member reads one member, if it is there and not null.
+func member[T any](members map[string]json.RawMessage, name string, to *T) error {
+	raw := members[name]
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	if err := json.Unmarshal(raw, to); err != nil {
+		return fmt.Errorf("%s is of the wrong type", name)
+	}
+	return nil
+}
+
+// value reads any JSON, nil if there is none. Whole numbers become int64 and others float64.
+func value(raw json.RawMessage) (any, error) {
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	var v any
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	return numbers(v)
+}
+
+func numbers(v any) (any, error) {
+	var err error
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n, nil
+		}
+		f, err := v.Float64()
+		if err != nil || math.IsInf(f, 0) {
+			return nil, errors.New("a number is out of range")
+		}
+		return f, nil
+	case []any:
+		for i := range v {
+			if v[i], err = numbers(v[i]); err != nil {
+				return nil, err
+			}
+		}
+	case map[string]any:
+		for name := range v {
+			if v[name], err = numbers(v[name]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
+}
+
+// object reads a JSON object, nil if there is none or null.
+func object(raw json.RawMessage) (map[string]any, error) {
+	v, err := value(raw)
+	if v == nil || err != nil {
+		return nil, err
+	}
+	o, ok := v.(map[string]any)
+	if !ok {
+		return nil, errors.New("it is no object")
+	}
+	return o, nil
+}
+
+// parseAccept reads the body of an accept.
+func parseAccept(body []byte) (*answerDocument, error) {
+	members, err := strictObject(body, "context", "grant_access_token_audience", "grant_scope", "handled_at", "remember", "remember_for", "session")
+	if err != nil {
+		return nil, err
+	}
+	a := &answerDocument{Accepted: true}
+	var handledAt time.Time // ours is what counts
+	if err := errors.Join(
+		member(members, "grant_scope", &a.Scopes),
+		member(members, "grant_access_token_audience", &a.Audience),
+		member(members, "remember", &a.Remember),
+		member(members, "remember_for", &a.RememberFor),
+		member(members, "handled_at", &handledAt),
+	); err != nil {
+		return nil, err
+	}
+	if a.RememberFor < 0 || a.RememberFor > int64(math.MaxInt64/time.Second) {
+		return nil, errors.New("remember_for is not a number of seconds of 0 or more that can be kept")
+	}
+	if !a.Remember {
+		a.RememberFor = 0
+	}
+	d := data{Version: dataVersion}
+	if raw := members["session"]; len(raw) > 0 && string(raw) != "null" {
+		parts, err := strictObject(raw, "access_token", "id_token")
+		if err != nil {
+			return nil, fmt.Errorf("session: %w", err)
+		}
+		if d.Session.AccessToken, err = object(parts["access_token"]); err != nil {
+			return nil, fmt.Errorf("session.access_token: %w", err)
+		}
+		if d.Session.IDToken, err = object(parts["id_token"]); err != nil {
+			return nil, fmt.Errorf("session.id_token: %w", err)
+		}
+		if err := d.Session.check(); err != nil {
+			return nil, err
+		}
+	}
+	if d.Context, err = value(members["context"]); err != nil {
+		return nil, fmt.Errorf("context: %w", err)
+	}
+	if a.Data, err = json.Marshal(d); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// defaultError is what the client is told if the application does not say (RFC 6749, Section 4.1.2.1).
+const (
+	defaultError       = "access_denied"
+	defaultDescription = "The resource owner denied the request."
+)
+
+// maxText bounds what the application says in a rejection: it travels in a URL.
+const maxText = 1024
+
+// parseReject reads the body of a reject. Nothing at all is a rejection without a reason.
+func parseReject(body []byte) (*answerDocument, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		body = []byte("{}")
+	}
+	members, err := strictObject(body, "error", "error_debug", "error_description", "error_hint", "status_code")
+	if err != nil {
+		return nil, err
+	}
+	r := &rejection{StatusCode: 400}
+	var debug string // for the logs of Hydra; not for the client, and we keep it nowhere
+	if err := errors.Join(
+		member(members, "error", &r.Error),
+		member(members, "error_description", &r.Description),
+		member(members, "error_hint", &r.Hint),
+		member(members, "error_debug", &debug),
+		member(members, "status_code", &r.StatusCode),
+	); err != nil {
+		return nil, err
+	}
+	if r.Error == "" {
+		r.Error = defaultError
+		if r.Description == "" {
+			r.Description = defaultDescription
+		}
+	}
+	if r.StatusCode == 0 {
+		r.StatusCode = 400
+	}
+	if r.StatusCode < 400 || r.StatusCode > 599 {
+		return nil, errors.New("status_code is not that of an error, 400 to 599")
+	}
+	for name, text := range map[string]string{"error": r.Error, "error_description": r.Description, "error_hint": r.Hint} {
+		if len(text) > maxText {
+			return nil, fmt.Errorf("%s is longer than %d bytes", name, maxText)
+		}
+	}
+	// An error code has a narrower set than a description, in which applications write every language all the same.
+	if strings.ContainsFunc(r.Error, func(c rune) bool { return c < ' ' || c > '~' || c == '"' || c == '\\' }) {
+		return nil, errors.New("error has a character that RFC 6749, Section 4.1.2.1 does not allow")
+	}
+	return &answerDocument{Rejection: r}, nil
+}

@@ -1,0 +1,51 @@
+package fositeconsent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/ory/fosite"
+)
+
+// Covers reports whether the request passes without a decision on it: whether remembered consents
+// cover all of it, or [Config.PreApproved] approves it. It is for a host whose consent page is somewhere
+// else and is told of such requests, too. It is a look only: the consents may be revoked a moment later,
+// and nothing passes by it. It is safe for concurrent use and reports no [Event].
+//
+// The errors are those of [Gate.Prompt]. With an error the answer is false, and so it is before
+// [Gate.Protect].
+func (g *Gate) Covers(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (bool, error) {
+	provider := g.provider.Load()
+	if provider == nil || !g.mayStand() {
+		return false, nil
+	}
+	if isNil(ar) {
+		return false, asClientError(fmt.Errorf("%w: there is no authorization request: pass what NewAuthorizeRequest returned", ErrInvalidRequest), false)
+	}
+	step := &step{}
+	switch standing, err := provider.findStanding(ctx, step, ar, session); {
+	case err == nil:
+		return standing != nil, nil
+	case errors.Is(err, ErrConsentRequired):
+		return false, nil
+	default:
+		return false, asClientError(err, step.request.silent)
+	}
+}
+
+// Check returns nil if [Gate.Mint] would take the decision on the prompt, and otherwise
+// [ErrInvalidDecision], with what is wrong with it in the text. It is for a host that has to say so
+// before the browser has come back. It looks at the prompt's Scopes and Audience only, and says nothing of
+// whether the prompt may still be answered: Mint makes these checks again, and others. Where
+// [Config.ApplyData] or [Config.Consents] is missing that the decision needs, it does not know.
+func (p *Prompt) Check(decision Decision) error {
+	shown := &fosite.AuthorizeRequest{Request: fosite.Request{RequestedScope: p.Scopes, RequestedAudience: p.Audience}}
+	if err := checkDecision(request{AuthorizeRequester: shown}, decision.Scopes, decision.Audience); err != nil {
+		return err
+	}
+	if len(decision.Data) > MaxDataSize {
+		return fmt.Errorf("%w: its data has %d bytes: use at most %d", ErrInvalidDecision, len(decision.Data), MaxDataSize)
+	}
+	return checkRemember(decision.Remember)
+}
