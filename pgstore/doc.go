@@ -64,7 +64,9 @@
 //	GRANT SELECT, INSERT, UPDATE (revoked_at) ON public.consent_consents TO consent_server;
 //	GRANT SELECT, INSERT ON public.consent_responses TO consent_server;
 //	GRANT SELECT, INSERT ON public.consent_decisions TO consent_server;
+//	GRANT SELECT, INSERT, UPDATE (answered_at, accepted, answer_digest, verifier_hash, answer, used_at, revoked_at) ON public.consent_requests TO consent_server;
 //	GRANT SELECT (id, expires_at), DELETE, UPDATE (attempt) ON public.consent_grants TO consent_sweeper;
+//	GRANT SELECT (id, expires_at), DELETE, UPDATE (used_at) ON public.consent_requests TO consent_sweeper;
 //	GRANT SELECT (id, recorded_at), DELETE ON public.consent_decisions TO consent_sweeper;
 //
 // The server's role can neither delete a grant or a consent nor change what was decided, and to the log

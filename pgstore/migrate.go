@@ -175,6 +175,11 @@ var needed = []schema.Privilege{
 	{Table: "consents", Name: "SELECT"}, {Table: "consents", Name: "INSERT"}, {Table: "consents", Name: "UPDATE", Column: "revoked_at"},
 	{Table: "responses", Name: "SELECT"}, {Table: "responses", Name: "INSERT"},
 	{Table: "decisions", Name: "SELECT"}, {Table: "decisions", Name: "INSERT"},
+	{Table: "requests", Name: "SELECT"}, {Table: "requests", Name: "INSERT"},
+	{Table: "requests", Name: "UPDATE", Column: "answered_at"}, {Table: "requests", Name: "UPDATE", Column: "accepted"},
+	{Table: "requests", Name: "UPDATE", Column: "answer_digest"}, {Table: "requests", Name: "UPDATE", Column: "verifier_hash"},
+	{Table: "requests", Name: "UPDATE", Column: "answer"}, {Table: "requests", Name: "UPDATE", Column: "used_at"},
+	{Table: "requests", Name: "UPDATE", Column: "revoked_at"},
 }
 
 // CheckSchema is for the host's start-up and readiness: an error of kind

@@ -277,6 +277,10 @@ func TestCheckSchema(t *testing.T) {
 		want("GRANT " + missing + ` ON "public"."consent_responses"`)
 		exec(t, admin, "GRANT "+missing+" ON public.consent_responses TO "+role)
 	}
+	for _, missing := range []string{"SELECT", "INSERT", "UPDATE (answered_at)", "UPDATE (accepted)", "UPDATE (answer_digest)", "UPDATE (verifier_hash)", "UPDATE (answer)", "UPDATE (used_at)", "UPDATE (revoked_at)"} {
+		want("GRANT " + missing + ` ON "public"."consent_requests"`)
+		exec(t, admin, "GRANT "+missing+" ON public.consent_requests TO "+role)
+	}
 	want()
 	exec(t, admin, "INSERT INTO public.consent_migrations VALUES (1000, 'of a later release')")
 	want()

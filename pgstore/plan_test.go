@@ -61,7 +61,7 @@ func statements(t testing.TB) (create, consume, sweep string) {
 			t.Fatal(err)
 		}
 	}
-	if len(r.statements) != 3 {
+	if len(r.statements) != 4 { // the last is the sweep of consent requests
 		t.Fatalf("%d statements for three calls", len(r.statements))
 	}
 	return r.statements[0], r.statements[1], r.statements[2]

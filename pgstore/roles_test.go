@@ -109,18 +109,34 @@ func TestRolesOfTheDocumentationSuffice(t *testing.T) {
 			}
 		}
 	})
+	t.Run("the server's, of consent requests", func(t *testing.T) {
+		store := newStore(t, server, pgstore.Config{})
+		for _, use := range []bool{true, false} {
+			r, a := accepted(t, store)
+			if use {
+				if err := store.UseConsentRequest(testContext(t), r.ID, a.Verifier, r.Browser); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if n, err := store.RevokeConsentRequests(testContext(t), fositeconsent.Selection{Subject: "alice"}); n != 1 || err != nil {
+			t.Errorf("revoked %d, %v", n, err)
+		}
+	})
 	t.Run("the sweeper's", func(t *testing.T) {
 		clock := newClock()
 		clock.advance(-100 * minRetention)
-		create(t, newStore(t, server, pgstore.Config{TestClock: clock.now}), expired)
+		then := newStore(t, server, pgstore.Config{TestClock: clock.now})
+		create(t, then, expired)
+		accepted(t, then)
 		d := newDecision()
 		d.ID = idAt(clock.now())
-		appendDecision(t, newStore(t, server, pgstore.Config{TestClock: clock.now}), d)
+		appendDecision(t, then, d)
 		s, err := pgstore.NewSweeper(sweeper, pgstore.SweeperConfig{DecisionRetention: minRetention})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if deleted, err := s.Sweep(testContext(t)); deleted != 2 || err != nil {
+		if deleted, err := s.Sweep(testContext(t)); deleted != 3 || err != nil {
 			t.Errorf("deleted %d, %v", deleted, err)
 		}
 		if _, err := sweeper.Exec(testContext(t), "UPDATE public.consent_decisions SET outcome = 'denied'"); state(err) != "42501" {
@@ -141,12 +157,14 @@ func TestRolesOfTheDocumentationSuffice(t *testing.T) {
 			"UPDATE" + table + "SET subject = subject", "UPDATE" + table + "SET id = id",
 			"DELETE FROM public.consent_consents", "UPDATE public.consent_consents SET scopes = scopes", "UPDATE public.consent_consents SET expires_at = NULL",
 			"UPDATE public.consent_consents SET remembered = true", "UPDATE public.consent_consents SET id = id",
+			"DELETE FROM public.consent_requests", "UPDATE public.consent_requests SET expires_at = expires_at", "UPDATE public.consent_requests SET document = document",
+			"UPDATE public.consent_requests SET browser_hash = browser_hash", "UPDATE public.consent_requests SET challenge_hash = challenge_hash", "UPDATE public.consent_requests SET subject = subject",
 			"DELETE FROM public.consent_responses", "UPDATE public.consent_responses SET request_id = ''",
 			"DELETE FROM public.consent_migrations", "INSERT INTO public.consent_migrations VALUES (2, '')",
 			"CREATE TABLE public.t ()",
 		}},
 		"the sweeper's may do nothing else": {sweeper, []string{
-			"TABLE public.consent_consents", "TABLE public.consent_responses",
+			"TABLE public.consent_consents", "TABLE public.consent_responses", "SELECT document FROM public.consent_requests", "UPDATE public.consent_requests SET answer = answer",
 			"SELECT secret_hash FROM" + table, "SELECT data FROM" + table, "SELECT subject FROM" + table,
 			"INSERT INTO" + table + "SELECT * FROM" + table, "TRUNCATE" + table,
 			"UPDATE" + table + "SET consumed_at = NULL", "UPDATE" + table + "SET expires_at = expires_at",

@@ -49,6 +49,7 @@ type Store struct {
 
 	consents  consentStatements
 	decisions decisionStatements
+	requests  requestStatements
 	// revoking begins the transactions of RevokeConsents.
 	revoking tx.Manager
 
@@ -82,6 +83,7 @@ func New(db DB, config Config) (*Store, error) {
 
 		consents:  newConsentStatements(n),
 		decisions: newDecisionStatements(n),
+		requests:  newRequestStatements(n),
 		revoking:  newRevoking(pool),
 
 		pool: pool,

@@ -25,7 +25,7 @@ const minDecisionRetention = 24 * time.Hour
 type SweeperConfig struct {
 	// Tables says where the grants are, as for [New]. Defaults to New's defaults.
 	Tables Config
-	// Retention is how long a grant is kept after it has expired, so that a replay is
+	// Retention is how long a grant, and a consent request, is kept after it has expired, so that a replay is
 	// recognised as one. At least 24 hours (2 × fositeconsent.MaxPromptLifespan);
 	// less is an error. Defaults to 24 hours.
 	Retention time.Duration
@@ -47,11 +47,11 @@ type SweeperConfig struct {
 	MeterProvider metric.MeterProvider
 }
 
-// Sweeper deletes grants that can no longer affect any decision, and records of decisions that are
-// past their retention. Any number of
+// Sweeper deletes grants, and consent requests of [consentapi.RequestStorage], that can no longer affect any decision, and
+// records of decisions that are past their retention. Any number of
 // them, in any number of processes, may work on one database: none waits for
 // another, or for a row that somebody has locked. Nothing depends on their being run
-// but the size of the table. A Sweeper is as safe for concurrent use as its [DB].
+// but the size of the tables. A Sweeper is as safe for concurrent use as its [DB].
 type Sweeper struct{ sweeper *sweep.Sweeper }
 
 // NewSweeper returns a sweeper on db. It starts nothing: [Sweeper.Run] does. An
@@ -81,7 +81,7 @@ func NewSweeper(db DB, config SweeperConfig) (*Sweeper, error) {
 	}
 	s, err := sweep.New(sweep.Config{
 		DB:            db,
-		Tables:        []sweep.Table{{Name: n.Table("grants"), Key: "id"}},
+		Tables:        []sweep.Table{{Name: n.Table("grants"), Key: "id"}, {Name: n.Table("requests"), Key: "id"}},
 		Walks:         walks,
 		Retention:     config.Retention,
 		Interval:      config.Interval,
