@@ -1,0 +1,641 @@
+package consentapi_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ory/fosite"
+	hydra "github.com/ory/hydra-client-go/v2"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
+)
+
+// onEach runs a test on every storage.
+func onEach(t *testing.T, test func(t *testing.T, on string)) {
+	t.Helper()
+	t.Parallel()
+	for _, on := range []string{"memory", "postgres"} {
+		t.Run("on "+on, func(t *testing.T) {
+			t.Parallel()
+			test(t, on)
+		})
+	}
+}
+
+func claimsOf(t testing.TB, idToken any) map[string]any {
+	t.Helper()
+	text, _ := idToken.(string)
+	parts := strings.Split(text, ".")
+	if len(parts) != 3 {
+		t.Fatalf("no ID token: %v", idToken)
+	}
+	return decodeJSON(t, parts[1])
+}
+
+func TestAnAcceptedRequestLeadsToTokens(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		b := h.browser()
+		challenge := b.start(params())
+		asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+		if err != nil {
+			t.Fatal(err, bodyOf(err))
+		}
+		if asked.Challenge != challenge || asked.GetSubject() != "alice" || asked.GetSkip() || asked.Client.GetClientId() != "app" || asked.Client.GetClientName() != "The app" ||
+			strings.Join(asked.RequestedScope, " ") != "openid photos contacts" || strings.Join(asked.RequestedAccessTokenAudience, " ") != "https://api.example" ||
+			asked.GetLoginSessionId() != "login-of-alice" || asked.GetLoginChallenge() != "login-challenge" || asked.GetAcr() != "urn:acr" || strings.Join(asked.Amr, " ") != "pwd" ||
+			!strings.HasPrefix(asked.GetRequestUrl(), h.server.URL+"/oauth2/auth?") {
+			t.Errorf("the application is told %+v of %+v", asked, asked.Client)
+		}
+		body := accepting("openid", "photos")
+		body.Session = &hydra.AcceptOAuth2ConsentRequestSession{
+			AccessToken: map[string]any{"tier": "gold", "count": 9007199254740993},
+			IdToken:     map[string]any{"email": "alice@example.com", "nested": map[string]any{"n": 1}},
+		}
+		code := b.wantCode(h.accept(challenge, body))
+		tokens := h.exchange(code)
+		if tokens["scope"] != "openid photos" {
+			t.Errorf("the scope is %v", tokens)
+		}
+		claims := claimsOf(t, tokens["id_token"])
+		if claims["email"] != "alice@example.com" || claims["sub"] != "alice" || claims["iss"] != issuer {
+			t.Errorf("the ID token has %v", claims)
+		}
+		info := h.post("/oauth2/introspect", url.Values{"token": {tokens["access_token"].(string)}})
+		if info["tier"] != "gold" || info["sub"] != "alice" || info["active"] != true {
+			t.Errorf("introspection says %v", info)
+		}
+		if len(b.cookies()) != 0 {
+			t.Errorf("the browser still has %v", b.cookies())
+		}
+	})
+}
+
+func TestARejectedRequestIsFinal(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		for _, c := range []struct {
+			body              hydra.RejectOAuth2Request
+			wantError, within string
+		}{
+			{hydra.RejectOAuth2Request{}, "access_denied", "denied"},
+			{hydra.RejectOAuth2Request{Error: hydra.PtrString("consent_required"), ErrorDescription: hydra.PtrString("Not today."), ErrorHint: hydra.PtrString("Ask tomorrow."), ErrorDebug: hydra.PtrString("a secret"), StatusCode: hydra.PtrInt64(403)}, "consent_required", "Not today. Ask tomorrow."},
+		} {
+			b := h.browser()
+			challenge := b.start(params())
+			to := h.reject(challenge, c.body)
+			_, location, _ := b.get(to)
+			query := location.Query()
+			if query.Get("error") != c.wantError || !strings.Contains(query.Get("error_description"), c.within) || query.Get("code") != "" || query.Get("state") == "" {
+				t.Errorf("the client is told %s", location)
+			}
+			if strings.Contains(location.String(), "a+secret") {
+				t.Error("the client is told of error_debug")
+			}
+			_, resp, err := h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
+			wantError(t, resp, err, http.StatusConflict)
+			b.wantPage(to, consentapi.ErrForeignBrowser) // the cookie is gone
+		}
+		if h.issued() != 0 {
+			t.Errorf("%d responses were issued", h.issued())
+		}
+	})
+}
+
+func TestARejectionIsBroughtOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		b := h.browser()
+		to := h.reject(b.start(params()), hydra.RejectOAuth2Request{})
+		kept := b.cookies()
+		b.get(to)
+		b.restore(kept)
+		b.wantAskedAgain(to, fositeconsent.ErrAlreadyDecided)
+	})
+}
+
+// restore brings cookies back that the host has cleared: a browser of an attacker's does as it pleases.
+func (b *browser) restore(cookies []*http.Cookie) {
+	u, _ := url.Parse(b.h.server.URL)
+	var list []*http.Cookie
+	for _, c := range cookies {
+		list = append(list, &http.Cookie{Name: c.Name, Value: c.Value, Path: "/", Secure: true})
+	}
+	b.Jar.SetCookies(u, list)
+}
+
+func TestAVerifierIsUsedOnce(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		b := h.browser()
+		to := h.accept(b.start(params()), accepting("openid"))
+		kept := b.cookies()
+		b.wantCode(to)
+		b.restore(kept)
+		b.wantPage(to, consentapi.ErrRequestUsed)
+		if h.issued() != 1 {
+			t.Errorf("%d responses were issued, want 1", h.issued())
+		}
+	})
+}
+
+func TestOf64VerifiersAtOnceOneWins(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		b := h.browser()
+		to := h.accept(b.start(params()), accepting("openid"))
+		kept := b.cookies()
+		var wg sync.WaitGroup
+		for range 64 {
+			wg.Go(func() {
+				other := h.browser()
+				other.restore(kept)
+				if resp, err := other.Get(to); err == nil {
+					resp.Body.Close()
+				}
+			})
+		}
+		wg.Wait()
+		if h.issued() != 1 {
+			t.Errorf("%d responses were issued, want 1", h.issued())
+		}
+	})
+}
+
+func TestAnotherBrowserIsRefused(t *testing.T) {
+	h := newHost(t, options{})
+	t.Parallel()
+	victim, attacker := h.browser(), h.browser()
+	to := h.accept(victim.start(params()), accepting("openid"))
+	attacker.wantPage(to, consentapi.ErrForeignBrowser)
+	attacker.start(params()) // has a cookie, of another request
+	attacker.wantPage(to, consentapi.ErrForeignBrowser)
+
+	// Its own secret under the victim's name.
+	own, theirs := attacker.cookies()[0], victim.cookies()[0]
+	own.Name = theirs.Name
+	attacker.restore([]*http.Cookie{own})
+	attacker.wantPage(to, consentapi.ErrRequestNotFound)
+	victim.wantCode(to)
+}
+
+func TestTwoTabsDoNotCollide(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		b := h.browser()
+		first, second := b.start(params("state", "state of the first tab")), b.start(params("state", "state of the second tab"))
+		toFirst, toSecond := h.accept(first, accepting("openid", "photos")), h.accept(second, accepting("openid", "contacts"))
+		_, location, _ := b.get(toSecond)
+		if location.Query().Get("state") != "state of the second tab" || location.Query().Get("code") == "" {
+			t.Errorf("the second tab is sent to %s", location)
+		}
+		_, location, _ = b.get(toFirst)
+		if location.Query().Get("state") != "state of the first tab" || location.Query().Get("code") == "" {
+			t.Errorf("the first tab is sent to %s", location)
+		}
+		if got := h.exchange(location.Query().Get("code")); got["scope"] != "openid photos" {
+			t.Errorf("the first tab was granted %v", got)
+		}
+	})
+}
+
+func TestVerifiersCannotBeSwapped(t *testing.T) {
+	h := newHost(t, options{})
+	t.Parallel()
+	b := h.browser()
+	first, second := b.start(params()), b.start(params("client_id", "other", "redirect_uri", "https://other.example/cb", "scope", "openid photos", "audience", ""))
+	to := h.accept(first, accepting("openid"))
+	verifier, _ := url.Parse(to)
+	text := verifier.Query().Get("consent_verifier")
+	// The first one's secret with the second one's name, and the second one's handle as a verifier.
+	for _, forged := range []string{swapID(text, second), "fcv_" + strings.TrimPrefix(second, "fcc_"), "fcv_" + strings.TrimPrefix(first, "fcc_")} {
+		b.wantPage(h.server.URL+"/oauth2/resume?consent_verifier="+forged, consentapi.ErrRequestNotFound)
+	}
+	for _, malformed := range []string{"", "fcv_", text[:len(text)-1], text + "A", strings.ToUpper(text), first, text + "%0A", "%00"} {
+		b.wantPage(h.server.URL+"/oauth2/resume?consent_verifier="+malformed, consentapi.ErrMalformedVerifier)
+	}
+	b.wantPage(to+"&consent_verifier="+text, consentapi.ErrMalformedVerifier)
+	b.wantPage(h.server.URL+"/oauth2/resume", consentapi.ErrMalformedVerifier)
+	b.wantCode(to)
+}
+
+func TestTheApplicationsHandleIsNoVerifier(t *testing.T) {
+	h := newHost(t, options{})
+	t.Parallel()
+	b := h.browser()
+	challenge := b.start(params())
+	b.wantPage(h.server.URL+"/oauth2/resume?consent_verifier=fcv_"+strings.TrimPrefix(challenge, "fcc_"), consentapi.ErrRequestNotFound)
+	resp, err := b.Get(h.internal.URL + "/admin/oauth2/auth/requests/consent?consent_challenge=fcv_" + strings.TrimPrefix(challenge, "fcc_"))
+	if err != nil || resp.StatusCode != http.StatusNotFound {
+		t.Errorf("got %v, %v", resp, err)
+	}
+}
+
+func TestAnotherUserOrAnotherLoginIsRefused(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		b := h.browser()
+		to := h.accept(b.start(params()), accepting("openid"))
+		h.signIn("mallory")
+		b.wantAskedAgain(to, fositeconsent.ErrForeignTicket)
+		if h.issued() != 0 {
+			t.Error("a response was issued to another user")
+		}
+		h.signIn("alice")
+		b.wantCode(to)
+	})
+}
+
+func TestAfterARevocationNothingThatWasAcceptedBeforePasses(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		for name, revoke := range map[string]func() (*http.Response, error){
+			"one client": h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("alice").Client("app").Execute,
+			"all":        h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("alice").All(true).Execute,
+		} {
+			b := h.browser()
+			to := h.accept(b.start(params()), accepting("openid"))
+			if resp, err := revoke(); err != nil || resp.StatusCode != http.StatusNoContent {
+				t.Fatalf("%s: %v, %v", name, resp, err)
+			}
+			b.wantPage(to, consentapi.ErrRequestRevoked)
+		}
+		b := h.browser()
+		to := h.accept(b.start(params()), accepting("openid"))
+		if _, err := h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("bob").All(true).Execute(); err != nil {
+			t.Fatal(err)
+		}
+		b.wantCode(to)
+	})
+}
+
+// revoking revokes when the answer has been looked up and before it is used.
+type revoking struct {
+	grantsAndRequests
+	revoke func()
+}
+
+func (r *revoking) UseConsentRequest(ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) error {
+	if r.revoke != nil {
+		r.revoke()
+	}
+	return r.grantsAndRequests.UseConsentRequest(ctx, id, verifier, browser)
+}
+
+func TestARevocationBetweenLookAndUseWins(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		storage := &revoking{}
+		h := newHost(t, options{on: on, wrap: func(under grantsAndRequests) grantsAndRequests {
+			storage.grantsAndRequests = under
+			return storage
+		}})
+		storage.revoke = func() {
+			if _, err := h.api.Revoke(context.Background(), fositeconsent.Selection{Subject: "alice"}); err != nil {
+				t.Error(err)
+			}
+		}
+		b := h.browser()
+		b.wantAskedAgain(h.accept(b.start(params()), accepting("openid")), fositeconsent.ErrGrantRevoked)
+		if h.issued() != 0 {
+			t.Error("a response was issued under an approval that had been revoked")
+		}
+		list, err := h.gate.ListConsents(t.Context(), fositeconsent.Selection{Subject: "alice"}, fositeconsent.ID{}, 10)
+		if len(list) != 0 || err != nil {
+			t.Errorf("listed %v, %v", list, err)
+		}
+	})
+}
+
+func TestAnExpiredRequestIsRefusedAtEveryStep(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.Lifespan = 10 * time.Minute }})
+		b := h.browser()
+		pending, accepted := b.start(params()), b.start(params())
+		to := h.accept(accepted, accepting("openid"))
+		h.clock.Store(int64(10 * time.Minute))
+
+		_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(pending).Execute()
+		if gone := wantError(t, resp, err, http.StatusGone); !strings.HasPrefix(gone["redirect_to"].(string), h.server.URL+"/oauth2/auth?") {
+			t.Errorf("no way on: %v", gone)
+		}
+		_, resp, err = h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(pending).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
+		wantError(t, resp, err, http.StatusGone)
+		_, resp, err = h.client().RejectOAuth2ConsentRequest(t.Context()).ConsentChallenge(pending).RejectOAuth2Request(hydra.RejectOAuth2Request{}).Execute()
+		wantError(t, resp, err, http.StatusGone)
+		b.wantPage(to, consentapi.ErrRequestExpired)
+		if again := h.accept(accepted, accepting("openid")); again != to {
+			t.Error("the same answer once more leads elsewhere")
+		}
+		if h.issued() != 0 {
+			t.Error("a response was issued after the end")
+		}
+	})
+}
+
+func TestAFailedResponseLosesNoApproval(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{on: "postgres"})
+	b := h.browser()
+	to := h.accept(b.start(params()), accepting("openid"))
+	h.failWith(errors.New("a handler that fails after everything was stored"))
+	if status, location, _ := b.get(to); status != http.StatusSeeOther || location.Query().Get("error") != "error" && location.Query().Get("error") != "server_error" || location.Query().Get("code") != "" {
+		t.Errorf("got %d, %s", status, location)
+	}
+	h.failWith(nil)
+	b.wantCode(to)
+	b.wantPage(to, consentapi.ErrForeignBrowser)
+	if h.issued() != 1 {
+		t.Errorf("%d responses were issued, want 1", h.issued())
+	}
+}
+
+func TestWithoutApplyDataNothingIsIssued(t *testing.T) {
+	t.Parallel()
+	for name, apply := range map[string]func(context.Context, fosite.AuthorizeRequester, []byte) error{
+		"none at all":   nil,
+		"one of others": func(context.Context, fosite.AuthorizeRequester, []byte) error { return nil },
+	} {
+		h := newHost(t, options{gate: func(c *fositeconsent.Config) { c.ApplyData = apply }})
+		b := h.browser()
+		_, location, _ := b.get(h.accept(b.start(params()), accepting("openid")))
+		if location.Query().Get("error") != "server_error" || location.Query().Get("code") != "" {
+			t.Errorf("%s: got %s", name, location)
+		}
+		h.wantNoted(fositeconsent.ErrMisconfigured)
+	}
+}
+
+func TestSessionsOfTheHostsOwnKind(t *testing.T) {
+	t.Parallel()
+	var got consentapi.SessionData
+	h := newHost(t, options{gate: func(c *fositeconsent.Config) {
+		c.ApplyData = consentapi.ApplyDataWith(func(_ context.Context, _ fosite.AuthorizeRequester, s consentapi.SessionData) error {
+			got = s
+			return nil
+		})
+	}})
+	b := h.browser()
+	body := accepting("openid")
+	body.Session = &hydra.AcceptOAuth2ConsentRequestSession{AccessToken: map[string]any{"n": 1, "f": 1.5, "list": []int{1 << 60}}}
+	b.wantCode(h.accept(b.start(params()), body))
+	list, _ := got.AccessToken["list"].([]any)
+	if got.AccessToken["n"] != int64(1) || got.AccessToken["f"] != 1.5 || len(list) != 1 || list[0] != int64(1<<60) {
+		t.Errorf("the hook got %v", got)
+	}
+}
+
+func TestPushedRequestsPassThroughTheApplication(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{on: "postgres"})
+	pushed := h.post("/oauth2/par", params())
+	uri, _ := pushed["request_uri"].(string)
+	if uri == "" {
+		t.Fatalf("got %v", pushed)
+	}
+	b := h.browser()
+	to := h.accept(b.start(url.Values{"client_id": {"app"}, "request_uri": {uri}}), accepting("openid", "photos"))
+	if got := h.exchange(b.wantCode(to))["scope"]; got != "openid photos" {
+		t.Errorf("granted %v", got)
+	}
+}
+
+func TestRememberedConsentsAndSkip(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		remember := func(h *host) {
+			t.Helper()
+			b := h.browser()
+			body := accepting("openid", "photos")
+			body.Remember, body.RememberFor = hydra.PtrBool(true), hydra.PtrInt64(3600)
+			b.wantCode(h.accept(b.start(params("scope", "openid photos")), body))
+		}
+		skip := func(h *host, challenge string) bool {
+			t.Helper()
+			asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return asked.GetSkip()
+		}
+		t.Run("what is covered passes silently by default, and what is not is asked for", func(t *testing.T) {
+			h := newHost(t, options{on: on})
+			remember(h)
+			b := h.browser()
+			b.wantCode(h.server.URL + "/oauth2/auth?" + params("scope", "openid photos").Encode())
+			if skip(h, b.start(params("scope", "openid photos contacts"))) || skip(h, b.start(params("scope", "openid photos", "prompt", "consent"))) {
+				t.Error("skip is true of what is not covered")
+			}
+			h.clock.Store(int64(time.Hour))
+			if skip(h, b.start(params("scope", "openid photos"))) {
+				t.Error("skip is true of what has expired")
+			}
+		})
+		t.Run("everything goes to the application if the host wants it so", func(t *testing.T) {
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }})
+			b := h.browser()
+			if skip(h, b.start(params("scope", "openid photos"))) {
+				t.Error("skip is true of what nobody has approved")
+			}
+			remember(h)
+			challenge := b.start(params("scope", "openid photos"))
+			if !skip(h, challenge) || skip(h, b.start(params())) || skip(h, b.start(params("scope", "openid photos", "prompt", "consent"))) {
+				t.Error("skip is not true of exactly what is covered")
+			}
+			b.wantCode(h.accept(challenge, accepting("openid", "photos")))
+			b.wantCode(h.server.URL + "/oauth2/auth?" + params("scope", "openid photos", "prompt", "none").Encode())
+			_, location, _ := b.get(h.server.URL + "/oauth2/auth?" + params("prompt", "none").Encode())
+			if location.Query().Get("error") != "consent_required" {
+				t.Errorf("prompt=none without cover: %s", location)
+			}
+			_, location, _ = b.get(h.reject(b.start(params("scope", "openid photos")), hydra.RejectOAuth2Request{}))
+			if location.Query().Get("error") != "access_denied" {
+				t.Errorf("a covered request that the application rejects: %s", location)
+			}
+		})
+		t.Run("what the host has pre-approved is skipped", func(t *testing.T) {
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }, gate: func(c *fositeconsent.Config) {
+				c.PreApproved = func(_ context.Context, ar fosite.AuthorizeRequester, _ string) (bool, error) {
+					return ar.GetClient().GetID() == "other", nil
+				}
+			}})
+			b := h.browser()
+			if !skip(h, b.start(params("client_id", "other", "redirect_uri", "https://other.example/cb", "scope", "openid photos", "audience", ""))) || skip(h, b.start(params())) {
+				t.Error("skip is not true of exactly what is pre-approved")
+			}
+		})
+		t.Run("nothing is remembered of a client that anybody can pass for", func(t *testing.T) {
+			h := newHost(t, options{on: on})
+			loopback := params("client_id", "loopback", "redirect_uri", "http://127.0.0.1/cb", "scope", "openid photos", "audience", "")
+			b := h.browser()
+			body := &hydra.AcceptOAuth2ConsentRequest{GrantScope: []string{"openid", "photos"}, Remember: hydra.PtrBool(true)}
+			b.wantCode(h.accept(b.start(loopback), body))
+			b.start(loopback)
+		})
+	})
+}
+
+func TestCookiesAreBoundToTheHostAndBounded(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{})
+	b := h.browser()
+	resp, err := b.Get(h.server.URL + "/oauth2/auth?" + params().Encode())
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	set := resp.Cookies()
+	if len(set) != 1 {
+		t.Fatalf("the cookies %v", set)
+	}
+	c := set[0]
+	if !strings.HasPrefix(c.Name, "__Host-consent-") || !c.HttpOnly || !c.Secure || c.SameSite != http.SameSiteLaxMode || c.Path != "/" || c.Domain != "" || c.MaxAge < 1700 || c.MaxAge > 1800 {
+		t.Errorf("the cookie %+v", c)
+	}
+	for name, want := range map[string]string{"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"} {
+		if got := resp.Header.Get(name); got != want {
+			t.Errorf("%s is %q", name, got)
+		}
+	}
+	var challenges []string
+	for range 20 {
+		challenges = append(challenges, b.start(params()))
+	}
+	if n := len(b.cookies()); n != 8 {
+		t.Errorf("the browser has %d cookies, want 8", n)
+	}
+	b.wantCode(h.accept(challenges[len(challenges)-1], accepting("openid")))
+	b.wantPage(h.accept(challenges[0], accepting("openid")), consentapi.ErrForeignBrowser)
+}
+
+func TestNothingIsSentToTheApplicationWithoutALogin(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{})
+	h.signIn("")
+	_, location, _ := h.browser().get(h.server.URL + "/oauth2/auth?" + params().Encode())
+	if location.Query().Get("error") != "login_required" {
+		t.Errorf("got %s", location)
+	}
+}
+
+func TestAStorageThatFailsIsNeverAYes(t *testing.T) {
+	t.Parallel()
+	storage := &breaking{}
+	h := newHost(t, options{wrap: func(under grantsAndRequests) grantsAndRequests {
+		storage.grantsAndRequests = under
+		return storage
+	}})
+	b := h.browser()
+	challenge := b.start(params())
+	to := h.accept(challenge, accepting("openid"))
+	for name, err := range map[string]error{"a failure": errors.New("connection refused"), "a deadline": context.DeadlineExceeded} {
+		storage.err = err
+		if _, location, body := b.get(h.server.URL + "/oauth2/auth?" + params().Encode()); location.Query().Get("error") == "" {
+			t.Errorf("%s: the authorization endpoint says %s, %s", name, location, body)
+		}
+		_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+		if resp == nil || resp.StatusCode < 500 || strings.Contains(bodyOf(err), "connection refused") {
+			t.Errorf("%s: GET says %v, %s", name, resp, bodyOf(err))
+		}
+		_, resp, err = h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
+		if resp == nil || resp.StatusCode < 500 {
+			t.Errorf("%s: PUT says %v, %s", name, resp, bodyOf(err))
+		}
+		resp, err = h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("alice").All(true).Execute()
+		if resp == nil || resp.StatusCode < 500 || err == nil {
+			t.Errorf("%s: DELETE says %v, %v", name, resp, err)
+		}
+		b.wantPage(to, fositeconsent.ErrStorage)
+	}
+	storage.err, storage.useErr = nil, errors.New("connection refused")
+	if _, location, _ := b.get(to); location.Query().Get("error") != "server_error" {
+		t.Errorf("a use that fails: %s", location)
+	}
+	if h.issued() != 0 {
+		t.Errorf("%d responses were issued", h.issued())
+	}
+}
+
+// breaking fails if it is told to.
+type breaking struct {
+	grantsAndRequests
+	err, useErr error
+}
+
+func (b *breaking) CreateConsentRequest(ctx context.Context, r *consentapi.Request) error {
+	if b.err != nil {
+		return b.err
+	}
+	return b.grantsAndRequests.CreateConsentRequest(ctx, r)
+}
+
+func (b *breaking) FindConsentRequest(ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash) (*consentapi.Request, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	return b.grantsAndRequests.FindConsentRequest(ctx, id, challenge)
+}
+
+func (b *breaking) FindAnsweredConsentRequest(ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) (*consentapi.Request, error) {
+	if b.err != nil {
+		return nil, b.err
+	}
+	return b.grantsAndRequests.FindAnsweredConsentRequest(ctx, id, verifier, browser)
+}
+
+func (b *breaking) RevokeConsentRequests(ctx context.Context, s fositeconsent.Selection) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	return b.grantsAndRequests.RevokeConsentRequests(ctx, s)
+}
+
+func (b *breaking) UseConsentRequest(ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) error {
+	if b.useErr != nil {
+		return b.useErr
+	}
+	return b.grantsAndRequests.UseConsentRequest(ctx, id, verifier, browser)
+}
+
+func TestSecretsAreRotated(t *testing.T) {
+	t.Parallel()
+	secrets := [][]byte{[]byte("the first secret of 32 bytes or more")}
+	h := newHost(t, options{api: func(c *consentapi.Config) {
+		c.Secrets = func(context.Context) ([][]byte, error) { return secrets, nil }
+	}})
+	b := h.browser()
+	challenge := b.start(params())
+	to := h.accept(challenge, accepting("openid"))
+	secrets = [][]byte{[]byte("another secret of 32 bytes or more!!"), secrets[0]}
+	if again := h.accept(challenge, accepting("openid")); again != to {
+		t.Error("the same answer leads elsewhere after a rotation")
+	}
+	second := h.accept(b.start(params()), accepting("openid"))
+	secrets = secrets[:1]
+	_, resp, err := h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
+	wantError(t, resp, err, http.StatusInternalServerError)
+	b.wantCode(second)
+	for _, bad := range [][][]byte{nil, {}, {[]byte("short")}, {secrets[0], nil}} {
+		secrets = bad
+		_, resp, err := h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(b.start(params())).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
+		wantError(t, resp, err, http.StatusInternalServerError)
+	}
+}
+
+func TestRespondNeedsAnAnswer(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{})
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	for _, resumed := range []*consentapi.Resumed{nil, {}} {
+		resp, err := resumed.Respond(httptest.NewRecorder(), r, h.provider, nil, nil)
+		if resp != nil || !errors.Is(err, fositeconsent.ErrMisconfigured) {
+			t.Errorf("got %v, %v", resp, err)
+		}
+	}
+}
