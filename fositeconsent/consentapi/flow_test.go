@@ -167,6 +167,14 @@ func TestOf64VerifiersAtOnceOneWins(t *testing.T) {
 		if h.issued() != 1 {
 			t.Errorf("%d responses were issued, want 1", h.issued())
 		}
+		if len(h.refused) != 63 {
+			t.Errorf("%d were refused, want 63", len(h.refused))
+		}
+		for _, err := range h.refused { // before the look, or after it; and nobody is told of a failure
+			if !errors.Is(err, consentapi.ErrRequestUsed) && (!errors.Is(err, fositeconsent.ErrAlreadyDecided) || !fositeconsent.NeedsConsent(err)) {
+				t.Errorf("refused with %v", err)
+			}
+		}
 	})
 }
 
@@ -638,4 +646,35 @@ func TestRespondNeedsAnAnswer(t *testing.T) {
 			t.Errorf("got %v, %v", resp, err)
 		}
 	}
+}
+
+func TestAnyNodeAnswersAnyStep(t *testing.T) {
+	t.Parallel()
+	first := newHost(t, options{on: "postgres"})
+	second := first.anotherNode()
+	b := first.browser()
+	challenge := b.start(params())
+	to := second.accept(challenge, accepting("openid"))
+	if again := first.accept(challenge, accepting("openid")); again != to {
+		t.Error("the same answer leads elsewhere on another node")
+	}
+	first.internal.Close() // and its process with it, as far as the application knows
+	b.wantCode(to)
+}
+
+// anotherNode is another process with the same database, secrets and addresses. Browsers reach it by the first one's.
+func (h *host) anotherNode() *host {
+	h.t.Helper()
+	node := &host{t: h.t, storage: h.storage, gate: h.gate, server: h.server}
+	config := h.config
+	config.Secrets = func(context.Context) ([][]byte, error) {
+		return [][]byte{[]byte("a global secret of at least 32 bytes")}, nil
+	}
+	var err error
+	if node.api, err = consentapi.New(node.gate, node.storage, config); err != nil {
+		h.t.Fatal(err)
+	}
+	node.internal = httptest.NewServer(node.api.Handler())
+	h.t.Cleanup(node.internal.Close)
+	return node
 }

@@ -95,6 +95,7 @@ type host struct {
 	storage  grantsAndRequests
 	gate     *fositeconsent.Gate
 	api      *consentapi.API
+	config   consentapi.Config
 	provider fosite.OAuth2Provider
 	server   *httptest.Server // what browsers reach
 	internal *httptest.Server // what the application reaches
@@ -239,6 +240,7 @@ func newHost(t testing.TB, o options) *host {
 	if o.api != nil {
 		o.api(&apiConfig)
 	}
+	h.config = apiConfig
 	if h.api, err = consentapi.New(h.gate, h.storage, apiConfig); err != nil {
 		t.Fatal(err)
 	}

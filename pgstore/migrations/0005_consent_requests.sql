@@ -44,9 +44,9 @@ CREATE TABLE "public"."consent_requests" (
 -- page (heap-only). For the same reason no index may ever hold a column that is written later, nor depend on
 -- one in its WHERE clause.
 
--- What is swept, and what a revocation by client looks through.
+-- What is swept.
 CREATE INDEX "consent_requests_expiry_idx" ON "public"."consent_requests" (expires_at);
--- What a revocation by subject looks through.
+-- What a revocation looks through.
 CREATE INDEX "consent_requests_subject_idx" ON "public"."consent_requests" (subject, expires_at);
 
 COMMENT ON TABLE "public"."consent_requests" IS
