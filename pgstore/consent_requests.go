@@ -101,9 +101,13 @@ const revokeRequestsSQL = `
 WITH revoked AS (
 	UPDATE {requests}
 	SET revoked_at = {clock}
-	WHERE {selected}
-	  AND ($3::text IS NULL OR login_session = $3::text) AND ($4::uuid IS NULL OR id = $4::uuid)
-	  AND accepted AND used_at IS NULL AND revoked_at IS NULL AND expires_at > {clock}
+	WHERE id = ANY (ARRAY(
+		SELECT id FROM {requests}
+		WHERE {selected}
+		  AND ($3::text IS NULL OR login_session = $3::text) AND ($4::uuid IS NULL OR id = $4::uuid)
+		  AND accepted AND used_at IS NULL AND revoked_at IS NULL AND expires_at > {clock}
+		ORDER BY id FOR UPDATE
+	))
 	RETURNING id
 )
 SELECT count(*) FROM revoked`
@@ -283,7 +287,7 @@ func (s *Store) UseConsentRequest(ctx context.Context, id fositeconsent.ID, veri
 	return fmt.Errorf("pgstore: %s %s: %w", op, id, refusal)
 }
 
-// RevokeConsentRequests implements [consentapi.RequestStorage]: one statement.
+// RevokeConsentRequests implements [consentapi.RequestStorage]: one statement, which RevokeConsents runs as well.
 func (s *Store) RevokeConsentRequests(ctx context.Context, selection fositeconsent.Selection) (int, error) {
 	const op = "revoke consent requests"
 	if selection.Subject == "" && selection.ClientID == "" {
@@ -292,6 +296,18 @@ func (s *Store) RevokeConsentRequests(ctx context.Context, selection fositeconse
 	if !storable([]string{selection.Subject, selection.ClientID, selection.LoginSession}) {
 		return 0, nil // there is none
 	}
+	var n int
+	_, err := s.run(ctx, func(db DB) (err error) {
+		n, err = s.revokeRequests(ctx, db, selection)
+		return err
+	})
+	if err != nil {
+		return 0, tx.MapError(ctx, op, err)
+	}
+	return n, nil
+}
+
+func (s *Store) revokeRequests(ctx context.Context, db DB, selection fositeconsent.Selection) (n int, err error) {
 	var id *pgtype.UUID
 	if !selection.ConsentID.IsZero() {
 		u := uuid(selection.ConsentID)
@@ -301,14 +317,8 @@ func (s *Store) RevokeConsentRequests(ctx context.Context, selection fositeconse
 	if selection.Subject != "" {
 		sql = s.requests.revokeOf
 	}
-	var n int
-	_, err := s.run(ctx, func(db DB) error {
-		return db.QueryRow(ctx, sql, nullIfBlank(selection.Subject), nullIfBlank(selection.ClientID), nullIfBlank(selection.LoginSession), id, s.config.clock()).Scan(&n)
-	})
-	if err != nil {
-		return 0, tx.MapError(ctx, op, err)
-	}
-	return n, nil
+	err = db.QueryRow(ctx, sql, nullIfBlank(selection.Subject), nullIfBlank(selection.ClientID), nullIfBlank(selection.LoginSession), id, s.config.clock()).Scan(&n)
+	return n, err
 }
 
 func nullIfBlank(text string) any {

@@ -223,3 +223,50 @@ SELECT EXISTS (SELECT FROM pg_index AS i JOIN pg_attribute AS a ON a.attrelid = 
 		t.Errorf("an index holds what is written later, or depends on it: %v, %v", indexed, err)
 	}
 }
+
+// Whoever revokes consents, by whatever way, also ends the answers that have not led to a response.
+func TestARevocationEndsAnswersThatWereNotUsed(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t, pgstore.Config{})
+	store := newStore(t, pool, pgstore.Config{})
+	ctx := testContext(t)
+	for _, c := range []struct {
+		name  string
+		of    func(*consentapi.Request) fositeconsent.Selection
+		fails error
+		want  consentapi.State
+	}{
+		{"by subject", func(r *consentapi.Request) fositeconsent.Selection {
+			return fositeconsent.Selection{Subject: r.Subject}
+		}, nil, consentapi.StateRevoked},
+		{"by client", func(r *consentapi.Request) fositeconsent.Selection {
+			return fositeconsent.Selection{ClientID: r.ClientID}
+		}, nil, consentapi.StateRevoked},
+		{"of another client", func(r *consentapi.Request) fositeconsent.Selection {
+			return fositeconsent.Selection{Subject: r.Subject, ClientID: "another"}
+		}, nil, consentapi.StateAccepted},
+		{"of another ID", func(r *consentapi.Request) fositeconsent.Selection {
+			return fositeconsent.Selection{Subject: r.Subject, ConsentID: newID()}
+		}, nil, consentapi.StateAccepted},
+		{"that fails", func(r *consentapi.Request) fositeconsent.Selection {
+			return fositeconsent.Selection{Subject: r.Subject}
+		}, errUndone, consentapi.StateAccepted},
+	} {
+		r, _ := accepted(t, store)
+		consent := newConsent() // so that revoke is called, and can fail
+		consent.Subject, consent.ClientID = r.Subject, r.ClientID
+		record(t, store, approval(consent))
+		selection := c.of(r)
+		selection.Issuer = consent.Issuer
+		_, err := store.RevokeConsents(ctx, selection, func(context.Context, fositeconsent.Ended) error { return c.fails })
+		if !errors.Is(err, c.fails) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if wantRequestState(t, store, r, c.want); t.Failed() {
+			t.Fatalf("so it was with one %s", c.name)
+		}
+		if _, err := store.RevokeConsents(ctx, fositeconsent.Selection{Issuer: consent.Issuer, Subject: r.Subject}, func(context.Context, fositeconsent.Ended) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

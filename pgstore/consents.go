@@ -410,7 +410,8 @@ func newRevoking(pool *pgxpool.Pool) tx.Manager {
 	return m
 }
 
-// RevokeConsents implements [fositeconsent.ConsentStorage]. In a transaction, which has to be at
+// RevokeConsents implements [fositeconsent.ConsentStorage], and ends besides the answers of consent applications that have not
+// led to a response ([consentapi.RequestStorage]). In a transaction, which has to be at
 // read committed, it is a part of that, and if it fails, so does the Commit ([Transactions])
 // or what it has done is undone ([WithTx]). Otherwise it uses transactions of its own, of at most
 // a hundred consents each, and revoke is called in each of them, again if the database took it
@@ -584,8 +585,8 @@ func readsCommitted(ctx context.Context, db DB) error {
 	return nil
 }
 
-// batch is what one transaction does. Whoever issues locks the grant first, then the
-// consents, then tokens; so does this. After each wait a new statement looks, which sees what
+// batch is what one transaction does. Whoever issues locks the grant first, then the answer that a
+// consent application has given, then the consents, then tokens; so does this. After each wait a new statement looks, which sees what
 // was waited for: a response of a grant that was consumed in time, and what was issued under a
 // consent.
 func (r *revocation) batch(ctx context.Context, db DB) (int, error) {
@@ -593,6 +594,9 @@ func (r *revocation) batch(ctx context.Context, db DB) (int, error) {
 	if !r.grantsEnded {
 		sql, args := selectGrants(s.consents.endGrants, r.selection, s.config.clock(), late.Microseconds())
 		if _, err := db.Exec(ctx, sql, args...); err != nil {
+			return 0, err
+		}
+		if _, err := s.revokeRequests(ctx, db, r.selection); err != nil {
 			return 0, err
 		}
 		r.grantsEnded = true

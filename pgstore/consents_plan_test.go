@@ -201,10 +201,10 @@ func TestEveryStatementOnConsentsGoesByAnIndex(t *testing.T) {
 			return txs.Commit(ctx)
 		}, [][]string{nil, nil, {consentKey}, {consentKey, responseKey}, {consentKey, responseKey}, nil, nil}},
 		{"check", func() error { return store.CheckResponse(ctx, first) }, [][]string{{responseKey, consentKey}}},
-		{"revoke by subject", revoke(of(mine)), [][]string{nil, nil, {expiry, grantKey}, {bySubject, consentKey}, {responses}, nil}},
-		{"revoke by client", revoke(byClient), [][]string{nil, nil, {expiry, grantKey}, {byClientID, consentKey}, {responses}, nil}},
-		{"revoke by a popular client", revoke(popular), [][]string{nil, nil, {expiry, grantKey}, {consentKey}, {responses}, nil}},
-		{"revoke one", revoke(one), [][]string{nil, nil, {grantKey}, {consentKey}, {responses}, nil}},
+		{"revoke by subject", revoke(of(mine)), [][]string{nil, nil, {expiry, grantKey}, nil, {bySubject, consentKey}, {responses}, nil}},
+		{"revoke by client", revoke(byClient), [][]string{nil, nil, {expiry, grantKey}, nil, {byClientID, consentKey}, {responses}, nil}},
+		{"revoke by a popular client", revoke(popular), [][]string{nil, nil, {expiry, grantKey}, nil, {consentKey}, {responses}, nil}},
+		{"revoke one", revoke(one), [][]string{nil, nil, {grantKey}, nil, {consentKey}, {responses}, nil}},
 	} {
 		n.reset()
 		if err := c.do(); err != nil {

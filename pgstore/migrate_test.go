@@ -277,6 +277,10 @@ func TestCheckSchema(t *testing.T) {
 		want("GRANT " + missing + ` ON "public"."consent_responses"`)
 		exec(t, admin, "GRANT "+missing+" ON public.consent_responses TO "+role)
 	}
+	for _, missing := range []string{"SELECT", "INSERT"} {
+		want("GRANT " + missing + ` ON "public"."consent_decisions"`)
+		exec(t, admin, "GRANT "+missing+" ON public.consent_decisions TO "+role)
+	}
 	for _, missing := range []string{"SELECT", "INSERT", "UPDATE (answered_at)", "UPDATE (accepted)", "UPDATE (answer_digest)", "UPDATE (verifier_hash)", "UPDATE (answer)", "UPDATE (used_at)", "UPDATE (revoked_at)"} {
 		want("GRANT " + missing + ` ON "public"."consent_requests"`)
 		exec(t, admin, "GRANT "+missing+" ON public.consent_requests TO "+role)

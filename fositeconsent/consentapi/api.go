@@ -141,7 +141,8 @@ func (a *API) restart(query string) string {
 }
 
 // Revoke takes back what [fositeconsent.Gate.Revoke] does, and before that the answers that were accepted and have not led to a response
-// yet. When it has returned, nothing that was accepted before is good any more. Call it instead of the gate's, everywhere.
+// yet. When it has returned, nothing that was accepted before is good any more. Call it instead of the gate's, everywhere; where one
+// storage keeps requests and consents, as pgstore's does, the gate's does the same.
 // A call that failed is to be repeated. It returns how many consents it ended. The errors are those of the gate.
 func (a *API) Revoke(ctx context.Context, selection fositeconsent.Selection) (int, error) {
 	if selection.Subject == "" && selection.ClientID == "" {
