@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ var ErrNotAtomic = errors.New("fositeconsent: the end of the grant and the respo
 // Check tries, on the storages of the protected provider, whether consuming a grant
 // and storing a code happen in one transaction. It is for a host's start-up: the
 // types of the storages cannot tell. It stores a denial and, where the provider's
-// storage has CreateAuthorizeCodeSession, a code that nobody knows, and rolls both
+// storage has CreateAuthorizeCodeSession, a code that nobody knows, and with [Config.Decisions] a record; and rolls all of it
 // back: nothing remains if the storages do what is asked of them. The client, one that
 // the storage knows, and the session are what the code is stored with; they are not
 // changed.
@@ -39,6 +40,11 @@ func (g *Gate) Check(ctx context.Context, client fosite.Client, session fosite.S
 	}
 	if err := g.checkGrants(ctx, provider.transactions); err != nil {
 		return err
+	}
+	if g.config.Decisions != nil {
+		if err := g.checkDecisions(ctx, provider.transactions); err != nil {
+			return err
+		}
 	}
 	codes, ok := provider.fosite.Store.(codeStorage)
 	if !ok {
@@ -78,6 +84,34 @@ func (g *Gate) checkGrants(ctx context.Context, tx transactional) error {
 	}
 	if err != nil {
 		return fmt.Errorf(op, err)
+	}
+	return nil
+}
+
+// checkDecisions adds a record, sees it, takes it back, and looks whether it is gone.
+func (g *Gate) checkDecisions(ctx context.Context, tx transactional) error {
+	record := DecisionRecord{ID: newID(time.Now()), Outcome: OutcomeDenied, Issuer: g.config.Issuer, Subject: "fositeconsent.Check"}
+	selection := DecisionSelection{Issuer: record.Issuer, Subject: record.Subject}
+	there := func(ctx context.Context) (bool, error) {
+		list, err := g.config.Decisions.ListDecisions(ctx, selection, ID{}, exportedAtOnce)
+		return slices.ContainsFunc(list, func(r DecisionRecord) bool { return r.ID == record.ID }), err
+	}
+	const op = "fositeconsent: check the log of decisions: %w"
+	err := andBack(ctx, tx, func(ctx context.Context) error {
+		if err := g.config.Decisions.AppendDecision(ctx, &record); err != nil {
+			return err
+		}
+		_, err := there(ctx) // which has it sent
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf(op, err)
+	}
+	switch outlived, err := there(ctx); {
+	case err != nil:
+		return fmt.Errorf(op, err)
+	case outlived:
+		return fmt.Errorf("%w: what the log %T recorded outlived a rollback of %T: give both the same pool", ErrNotAtomic, g.config.Decisions, tx)
 	}
 	return nil
 }

@@ -73,7 +73,8 @@ type DecisionLog interface {
 
 	// ListDecisions returns at most limit records of the selection, the oldest first, by ID:
 	// those with an ID above after. A selection without an Issuer, and a limit below 1, are
-	// errors. What is being recorded meanwhile may get an ID that is below one which was returned.
+	// errors. What is being recorded meanwhile may get an ID that is below one which was returned, and so may what
+	// another process records, whose clock is another.
 	ListDecisions(ctx context.Context, selection DecisionSelection, after ID, limit int) ([]DecisionRecord, error)
 
 	// EraseDecisions deletes every record of the subject, and returns how many there were, also

@@ -72,7 +72,7 @@ type Event struct {
 	// GrantedScopes and GrantedAudience are what was decided: set for a mint that
 	// succeeded, and for a consume or an approve once the gate has passed it.
 	GrantedScopes, GrantedAudience []string
-	// Unrecorded is why [Config.Decisions] has no record of a refusal that it should have;
+	// Unrecorded is why [Config.Decisions] has no record of a refusal that it should have, or may have none;
 	// otherwise nil.
 	Unrecorded error
 	// Duration is how long the action took, the storage's part included.

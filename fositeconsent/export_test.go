@@ -2,6 +2,7 @@ package fositeconsent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/ory/fosite"
@@ -27,3 +28,6 @@ func CheckPolicy(ctx context.Context, provider fosite.OAuth2Provider, ar fosite.
 func Claim(ctx context.Context, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester) error {
 	return asClientError(provider.(*protected).claim(ctx, ar), false)
 }
+
+// Recorded reports whether refusals for that reason are recorded.
+func Recorded(label string) bool { return slices.Contains(recordedRefusals, label) }

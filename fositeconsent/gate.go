@@ -87,9 +87,11 @@ type Config struct {
 	// Decisions keeps a record of everything that was decided: what was approved, denied, passed
 	// without asking, refused and revoked. Where [Gate.Protect] has transactions, a response and its record are
 	// stored in one, and so are the answer to a page and its record: neither is there without the other. A refusal
-	// is recorded by itself, and stands if that fails ([Event.Unrecorded]); of requests that nobody has signed in
-	// for, that come without any proof or that the server failed to answer there are events alone. Defaults to
-	// none.
+	// is recorded by itself, and stands if that fails or takes more than a second ([Event.Unrecorded]); of requests that nobody has signed in
+	// for, that come without any proof or that the server failed to answer there are events alone. Each refusal of somebody
+	// who has signed in adds a record: limit how often one may ask. [Gate.Mint] and [Gate.Deny] begin a transaction of the provider's storage then, or
+	// join one of BeginTX; in one of the host's that the storage cannot join (pgstore.WithTx) they fail. In a transaction of the host's a refusal is
+	// a part of that, and gone if it is rolled back. [Gate.Check] tells whether the log takes part. Defaults to none.
 	Decisions DecisionLog
 
 	// PreApproved reports whether the host itself has approved everything that this client
@@ -124,6 +126,7 @@ type Gate struct {
 	tickets ticketSealer
 	handler authorizeHandler
 	looks   looks
+	appends chan struct{} // has room for the refusals that are being recorded
 
 	tokenHandler tokenHandler
 
@@ -168,7 +171,7 @@ func NewGate(storage GrantStorage, config Config) (*Gate, error) {
 		return nil, fmt.Errorf("%w: Config.DescribeClient is not set: with Consents or Decisions it has to return what the page shows of a client, so that a changed client is asked for again and it is known what was approved", ErrMisconfigured)
 	}
 
-	g := &Gate{storage: storage, config: config, now: time.Now}
+	g := &Gate{storage: storage, config: config, now: time.Now, appends: make(chan struct{}, maxAppends)}
 	g.handler.gate, g.tokenHandler.gate = g, g
 	g.tickets = ticketSealer{issuer: config.Issuer, secrets: config.Secrets}
 	if config.Secrets == nil {

@@ -131,8 +131,15 @@ var recordedRefusals = []string{
 	"already_decided", "invalid_ticket", "ticket_expired", "foreign_ticket", "invalid_decision", "request_uri_used", "invalid_request",
 }
 
-// appendWithin bounds how long a refusal waits to be recorded.
-const appendWithin = 5 * time.Second
+// appendWithin bounds how long a refusal waits to be recorded, and maxAppends how many are being recorded at a time: a
+// refusal must not cost much more than it did, nor many of them everybody else the database.
+const (
+	appendWithin = time.Second
+	maxAppends   = 16
+)
+
+// errBusy is why a refusal is not recorded where there are too many.
+var errBusy = errors.New("fositeconsent: too many refusals are being recorded")
 
 // appendRefusal records a refusal, whatever has become of its context and transaction.
 func (g *Gate) appendRefusal(ctx context.Context, s *step, event *Event) {
@@ -151,7 +158,13 @@ func (g *Gate) appendRefusal(ctx context.Context, s *step, event *Event) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), appendWithin)
 	defer cancel()
-	event.Unrecorded = g.appendDecision(ctx, record)
+	select {
+	case g.appends <- struct{}{}:
+		defer func() { <-g.appends }()
+		event.Unrecorded = g.appendDecision(ctx, record)
+	case <-ctx.Done():
+		event.Unrecorded = errBusy
+	}
 }
 
 // exportedAtOnce is how many records are read, and are in memory, at a time.

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -580,4 +581,207 @@ func TestWithoutALog(t *testing.T) {
 	var none *spyDecisions
 	h = newConsentHost(t, func(_ *host, c *fositeconsent.Config) { c.Decisions = none })
 	h.remember(web(), "peter")
+}
+
+// newTxLogHost is a host with transactions that keeps a log, which writes down whether it is told in one.
+func newTxLogHost(t *testing.T, after last) (*host, *txStorage, *spyDecisions) {
+	t.Helper()
+	log := &spyDecisions{}
+	var tx *txStorage
+	h, tx := newTxHostWith(t, after, func(h *host, c *fositeconsent.Config) {
+		log.DecisionLog = h.grants.GrantStorage.(*consenttest.Storage)
+		log.onAppend = func(ctx context.Context, _ *fositeconsent.DecisionRecord) error { return tx.end(ctx, "append", nil) }
+		c.Decisions = log
+		c.DescribeClient = func(context.Context, fosite.Client) ([]string, error) { return []string{"An application"}, nil }
+	})
+	return h, tx, log
+}
+
+// The answer to a page and its record are stored in one transaction, which whatever fails takes back.
+func TestAnAnswerAndItsRecordAreOneTransaction(t *testing.T) {
+	t.Parallel()
+	down := errors.New("the database is down")
+	over, end := context.WithCancel(context.Background())
+	for name, c := range map[string]struct {
+		prepare func(*host, *txStorage, *spyDecisions)
+		ctx     context.Context
+		log     []string
+		is      error
+		label   string
+	}{
+		"nothing fails": {log: []string{"begin", "append", "commit"}},
+		"the beginning": {func(_ *host, tx *txStorage, _ *spyDecisions) { tx.begin = func(context.Context) error { return down } },
+			nil, []string{"begin"}, down, "storage"},
+		"a beginning without a context": {func(_ *host, tx *txStorage, _ *spyDecisions) { tx.nothing = true },
+			nil, []string{"begin"}, fositeconsent.ErrStorage, "storage"},
+		"the grant": {func(h *host, _ *txStorage, _ *spyDecisions) {
+			h.grants.onCreate = func(*fositeconsent.Grant) error { return down }
+		},
+			nil, []string{"begin", "rollback"}, down, "storage"},
+		"the record": {func(_ *host, _ *txStorage, log *spyDecisions) {
+			log.onAppend = func(context.Context, *fositeconsent.DecisionRecord) error { return down }
+		}, nil, []string{"begin", "rollback"}, down, "storage"},
+		"the commit": {func(_ *host, tx *txStorage, _ *spyDecisions) { tx.commit = func(context.Context) error { return down } },
+			nil, []string{"begin", "append", "commit", "rollback"}, down, "storage"},
+		"a commit that tells of another answer": {func(_ *host, tx *txStorage, _ *spyDecisions) {
+			tx.commit = func(context.Context) error { return fmt.Errorf("commit: %w", fositeconsent.ErrAlreadyDecided) }
+		}, nil, []string{"begin", "append", "commit", "rollback", "append outside"}, fositeconsent.ErrAlreadyDecided, "already_decided"},
+		"the record and the rollback": {func(_ *host, tx *txStorage, log *spyDecisions) {
+			log.onAppend = func(context.Context, *fositeconsent.DecisionRecord) error { return errors.New("no") }
+			tx.rollback = func(context.Context) error { return down }
+		}, nil, []string{"begin", "rollback"}, down, "storage"},
+		"a record in a context that ends": {func(_ *host, tx *txStorage, log *spyDecisions) {
+			log.onAppend = func(context.Context, *fositeconsent.DecisionRecord) error { end(); return over.Err() }
+			tx.rollback = func(ctx context.Context) error {
+				if ctx.Err() != nil {
+					return down
+				}
+				return nil
+			}
+		}, over, []string{"begin", "rollback"}, context.Canceled, "storage"},
+	} {
+		for _, deny := range []bool{false, true} {
+			if deny && c.ctx != nil {
+				continue // it is over by now
+			}
+			t.Run(fmt.Sprintf("%s, a denial: %t", name, deny), func(t *testing.T) {
+				h, tx, log := newTxLogHost(t, nil)
+				p := h.prompt(params(), "alice")
+				if c.prepare != nil {
+					c.prepare(h, tx, log)
+				}
+				ctx := c.ctx
+				if ctx == nil {
+					ctx = t.Context()
+				}
+				tx.log = nil
+				var err error
+				if deny {
+					err = h.gate.Deny(ctx, h.parse(params()), h.login("alice"), p.Ticket)
+				} else {
+					_, err = h.gate.Mint(ctx, h.parse(params()), h.login("alice"), p.Ticket, all(p))
+				}
+				if !errors.Is(err, c.is) || c.label == "storage" && (!errors.Is(err, fositeconsent.ErrStorage) || errors.Is(err, down) != (c.is == down)) {
+					t.Errorf("got %v, want %v", cause(err), c.is)
+				}
+				if c.label == "already_decided" && (errors.Is(err, fositeconsent.ErrStorage) || !fositeconsent.NeedsConsent(err)) {
+					t.Errorf("got %v, which is no answer to act on", cause(err))
+				}
+				if e := h.event(); e.Reason != c.label {
+					t.Errorf("the event is %+v", e)
+				}
+				if !slices.Equal(tx.log, c.log) {
+					t.Errorf("the storage saw %q, want %q", tx.log, c.log)
+				}
+			})
+		}
+	}
+}
+
+// A record that sends what was put off may be told what became of that.
+func TestALateAnswerMayComeWithTheRecord(t *testing.T) {
+	t.Parallel()
+	h, _, log := newTxLogHost(t, nil)
+	p := h.prompt(params(), "alice")
+	log.onAppend = func(_ context.Context, r *fositeconsent.DecisionRecord) error {
+		if r.Outcome == fositeconsent.OutcomeApproved {
+			return fmt.Errorf("sent: %w", fositeconsent.ErrAlreadyDecided)
+		}
+		return nil
+	}
+	_, err := h.provider.NewAuthorizeResponse(fositeconsent.WithDecision(t.Context(), p.Ticket, all(p)), h.parse(params()), h.login("alice"))
+	if !errors.Is(err, fositeconsent.ErrAlreadyDecided) || errors.Is(err, fositeconsent.ErrStorage) || !fositeconsent.NeedsConsent(err) {
+		t.Errorf("got %v", cause(err))
+	}
+}
+
+// Every reason is one that is recorded, or one that is known not to be.
+func TestWhichRefusalsAreRecorded(t *testing.T) {
+	t.Parallel()
+	recorded := map[string]bool{
+		"malformed_token": true, "not_found": true, "binding_mismatch": true, "consumed": true, "revoked": true, "expired": true,
+		"consent_revoked": true, "consent_expired": true, "already_decided": true, "invalid_ticket": true, "ticket_expired": true,
+		"foreign_ticket": true, "invalid_decision": true, "request_uri_used": true, "invalid_request": true,
+		"consent_required": false, "login_required": false, "misconfigured": false, "storage": false, "panic": false,
+	}
+	for _, label := range fositeconsent.Reasons() {
+		want, known := recorded[label]
+		if got := fositeconsent.Recorded(label); !known || got != want {
+			t.Errorf("%s: recorded: %t, want %t (known: %t)", label, got, want, known)
+		}
+	}
+	for _, label := range []string{"", "error", "response_failed"} {
+		if fositeconsent.Recorded(label) {
+			t.Errorf("%q is recorded", label)
+		}
+	}
+}
+
+// Whoever is signed in is named, however early they are refused.
+func TestEarlyRefusalsAreRecorded(t *testing.T) {
+	t.Parallel()
+	h := newLogHost(t)
+	form := web()
+	p := h.prompt(form, "peter")
+	ar := h.parse(form)
+	ar.GetRequestForm().Add("state", "twice")
+	if _, err := h.gate.Mint(t.Context(), ar, h.login("peter"), p.Ticket, all(p)); !errors.Is(err, fositeconsent.ErrInvalidRequest) {
+		t.Fatal(cause(err))
+	}
+	want := fositeconsent.DecisionRecord{
+		Outcome: fositeconsent.OutcomeRefused, Reason: "invalid_request", Subject: "peter", ClientID: "web",
+		RequestedScopes: []string{"openid", "photos"}, RequestedAudience: []string{"https://api.example"},
+	}
+	h.wantRecord(1, want)
+	token := h.approve(form, "peter")
+	ar = h.parse(form)
+	delete(h.store.Clients, "web")
+	if _, err := h.respond(ar, h.login("peter"), token); !errors.Is(err, fositeconsent.ErrInvalidRequest) {
+		t.Fatal(cause(err))
+	}
+	h.wantRecord(3, want)
+	// A page that is refused is no decision.
+	if _, err := h.gate.Prompt(t.Context(), ar, h.login("peter")); err == nil {
+		t.Fatal("there is a page for a client that is gone")
+	}
+	if h.event().Unrecorded != nil || len(h.log.records) != 3 {
+		t.Errorf("recorded %+v", h.log.records)
+	}
+}
+
+// Many refusals at a time neither hold each other up for long, nor take the database from others.
+func TestRefusalsAreRecordedAFewAtATime(t *testing.T) {
+	t.Parallel()
+	h := newLogHost(t)
+	token := h.approve(web(), "peter")
+	entered, leave := make(chan struct{}, 100), make(chan struct{})
+	var most, now atomic.Int32
+	h.log.onAppend = func(ctx context.Context, _ *fositeconsent.DecisionRecord) error {
+		most.Store(max(most.Load(), now.Add(1)))
+		defer now.Add(-1)
+		entered <- struct{}{}
+		select {
+		case <-leave:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	var done sync.WaitGroup
+	for range 40 {
+		ar := h.parse(web("state", "another state"))
+		done.Go(func() {
+			if _, err := h.respond(ar, h.login("peter"), token); !errors.Is(err, fositeconsent.ErrBindingMismatch) {
+				t.Errorf("refused with %v", cause(err))
+			}
+		})
+	}
+	for range 16 {
+		<-entered
+	}
+	close(leave)
+	done.Wait()
+	if most.Load() > 16 {
+		t.Errorf("%d refusals were recorded at a time", most.Load())
+	}
 }

@@ -31,6 +31,9 @@ func (g *Gate) inspect(ctx context.Context, ar fosite.AuthorizeRequester, sessio
 		return request{}, fmt.Errorf("%w: it has no client, no redirect URI or no response type: pass only what NewAuthorizeRequest returned without an error", ErrInvalidRequest)
 	}
 	r := request{AuthorizeRequester: ar, session: session}
+	if !isNil(session) {
+		r.subject = session.GetSubject()
+	}
 	// First of all, since it decides what the client is told of everything below.
 	prompts := prompts(ar)
 	r.silent = slices.Contains(prompts, "none")
@@ -40,10 +43,9 @@ func (g *Gate) inspect(ctx context.Context, ar fosite.AuthorizeRequester, sessio
 	if r.silent && len(prompts) > 1 { // OpenID Connect Core 1.0, Section 3.1.2.1
 		return r, fmt.Errorf("%w: prompt=none was combined with another value", ErrInvalidRequest)
 	}
-	if isNil(session) || session.GetSubject() == "" {
+	if r.subject == "" {
 		return r, fmt.Errorf("%w: the session has no subject", ErrLoginRequired)
 	}
-	r.subject = session.GetSubject()
 	if err := g.checkSubject(ctx, r); err != nil {
 		return r, err
 	}

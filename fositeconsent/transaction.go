@@ -36,6 +36,9 @@ func (p *protected) respond(ctx context.Context, step *step, ar fosite.Authorize
 		// Before a connection is taken, since clients may be kept in the same database.
 		if client, err = p.checkPolicy(ctx, ar); err != nil {
 			step.request.AuthorizeRequester = ar
+			if !isNil(session) {
+				step.request.subject = session.GetSubject()
+			}
 			return nil, asClientError(err, false)
 		}
 	case p.gate.mayStand():

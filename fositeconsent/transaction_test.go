@@ -26,6 +26,7 @@ type txStorage struct {
 	begin    func(context.Context) error
 	commit   func(context.Context) error
 	rollback func(context.Context) error
+	nothing  bool // BeginTX returns no context, and no error
 }
 
 type txKey struct{}
@@ -36,6 +37,9 @@ func (s *txStorage) BeginTX(ctx context.Context) (context.Context, error) {
 		if err := s.begin(ctx); err != nil {
 			return nil, err
 		}
+	}
+	if s.nothing {
+		return nil, nil
 	}
 	return context.WithValue(ctx, txKey{}, true), nil
 }
@@ -75,10 +79,17 @@ func (f last) HandleAuthorizeEndpointRequest(_ context.Context, ar fosite.Author
 // newTxHost is a host whose storage has transactions.
 func newTxHost(t *testing.T, after last, options ...option) (*host, *txStorage) {
 	t.Helper()
+	return newTxHostWith(t, after, func(*host, *fositeconsent.Config) {}, options...)
+}
+
+// newTxHostWith is one whose gate has another configuration.
+func newTxHostWith(t *testing.T, after last, configure option, options ...option) (*host, *txStorage) {
+	t.Helper()
 	h := newHost(t, options...)
 	tx := &txStorage{MemoryStore: h.store}
 	h.config = &fosite.Config{GlobalSecret: h.config.GlobalSecret, ScopeStrategy: fosite.ExactScopeStrategy, IDTokenIssuer: issuer}
 	config := fositeconsent.Config{Issuer: issuer, OnEvent: func(_ context.Context, e fositeconsent.Event) { h.events = append(h.events, e) }}
+	configure(h, &config)
 	var err error
 	if h.gate, err = fositeconsent.NewGate(h.grants, config); err != nil {
 		t.Fatal(err)

@@ -45,10 +45,15 @@ FROM {decisions} AS d
 WHERE d.issuer = $1::text AND d.id > $2::uuid{selected}
 ORDER BY d.id LIMIT $3::integer`
 
+// eraseSQL returns how many records it has seen, and how many it has deleted: others may delete them, too, a sweeper
+// for one, and fewer deleted are not fewer left.
 const eraseSQL = `
-DELETE FROM {decisions} WHERE id = ANY (ARRAY(
+WITH seen AS MATERIALIZED (
 	SELECT d.id FROM {decisions} AS d WHERE d.subject = $2::text AND d.issuer = $1::text ORDER BY d.id LIMIT $3::integer
-))`
+), gone AS (
+	DELETE FROM {decisions} WHERE id = ANY (ARRAY(SELECT seen.id FROM seen)) RETURNING 1
+)
+SELECT (SELECT count(*) FROM seen), (SELECT count(*) FROM gone)`
 
 // sweepDecisionsSQL deletes the oldest records, which have the lowest keys, but for those of a process whose
 // clock is an hour fast or more: they go later. One sweeper at a time does it, and others find nothing to
@@ -71,10 +76,18 @@ SELECT count(*), CASE WHEN count(*) = $2::integer THEN max(id::text) END FROM go
 // database's: so that none is missed where clocks are wrong.
 const idSlack = 7 * 24 * time.Hour
 
+// wholeMicroseconds rounds up to what the database's clock can tell apart: nothing that it has dated lies in between.
+func wholeMicroseconds(t time.Time) time.Time {
+	if t.Nanosecond()%1000 != 0 {
+		t = t.Truncate(time.Microsecond).Add(time.Microsecond)
+	}
+	return t
+}
+
 // earliestID is below every ID that is made from that time on.
 func earliestID(t time.Time) (id fositeconsent.ID) {
 	var ms [8]byte
-	binary.BigEndian.PutUint64(ms[:], uint64(max(0, t.UnixMilli())))
+	binary.BigEndian.PutUint64(ms[:], uint64(min(max(0, t.UnixMilli()), 1<<48-1)))
 	copy(id[:6], ms[2:])
 	return id
 }
@@ -126,7 +139,8 @@ func nullIfNone(text string) *string {
 func copyOrNull(list []string) []string { return append([]string(nil), list...) }
 
 // ListDecisions implements [fositeconsent.DecisionLog]: one statement, by the index on the subject if
-// that is selected, and otherwise by the key, which Since and Until bound, too.
+// that is selected, and otherwise by the key, which Since and Until bound, too: a record is found by these as long as the clock of the
+// process that made it was wrong by less than a week.
 func (s *Store) ListDecisions(ctx context.Context, selection fositeconsent.DecisionSelection, after fositeconsent.ID, limit int) ([]fositeconsent.DecisionRecord, error) {
 	const op = "list decisions"
 	switch {
@@ -149,13 +163,13 @@ func (s *Store) ListDecisions(ctx context.Context, selection fositeconsent.Decis
 	if selection.ClientID != "" {
 		where("d.client_id = $%d::text", selection.ClientID)
 	}
-	if !selection.Since.IsZero() {
-		where("d.recorded_at >= $%d::timestamptz", selection.Since)
-		where("d.id > $%d::uuid", uuid(earliestID(selection.Since.Add(-idSlack))))
+	if since := wholeMicroseconds(selection.Since); since.After(time.Unix(0, 0)) { // nothing is older
+		where("d.recorded_at >= $%d::timestamptz", since)
+		where("d.id > $%d::uuid", uuid(earliestID(since.Add(-idSlack))))
 	}
-	if !selection.Until.IsZero() {
-		where("d.recorded_at < $%d::timestamptz", selection.Until)
-		where("d.id < $%d::uuid", uuid(earliestID(selection.Until.Add(idSlack))))
+	if until := wholeMicroseconds(selection.Until); !until.IsZero() && until.Year() < 10_000 {
+		where("d.recorded_at < $%d::timestamptz", until)
+		where("d.id < $%d::uuid", uuid(earliestID(until.Add(idSlack))))
 	}
 	sql := strings.Replace(s.decisions.list, "{selected}", conditions.String(), 1)
 	var list []fositeconsent.DecisionRecord
@@ -200,16 +214,16 @@ func (s *Store) EraseDecisions(ctx context.Context, issuer, subject string) (era
 		return 0, ctx.Err() // none can be stored
 	}
 	for {
-		var n int
+		var seen, gone int
 		_, err := s.run(ctx, func(db DB) error {
-			tag, err := db.Exec(ctx, s.decisions.erase, issuer, subject, erasedAtOnce)
-			n = int(tag.RowsAffected())
-			return err
+			return db.QueryRow(ctx, s.decisions.erase, issuer, subject, erasedAtOnce).Scan(&seen, &gone)
 		})
 		if err != nil {
 			return erased, tx.MapError(ctx, op, err)
 		}
-		if erased += n; n < erasedAtOnce {
+		// Until a look has seen none: what was added meanwhile, and what a first try that was lost may be
+		// about to take back.
+		if erased += gone; seen == 0 {
 			return erased, nil
 		}
 	}

@@ -61,6 +61,17 @@ func (u *Unit) commitAtOnce(ctx context.Context) error {
 	if len(u.queue) == 0 {
 		return nil
 	}
+	// The wait for a connection does depend on it, and is no lost commit: nothing has been sent.
+	waiting, done := context.WithTimeout(ctx, u.manager.CommitTimeout)
+	conn, err := u.manager.Pool.Acquire(waiting)
+	done()
+	if err != nil {
+		return err
+	}
+	first := func(try func(Batcher) error) error {
+		defer conn.Release()
+		return try(conn)
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), u.manager.CommitTimeout)
 	defer cancel()
 	// What is sent is fixed once, and put into a batch for each try: a batch that was sent
@@ -86,7 +97,8 @@ func (u *Unit) commitAtOnce(ctx context.Context) error {
 		return err
 	}
 	for tries := 1; ; tries++ {
-		underWay, err := Repeat(ctx, u.manager.Pool, try)
+		underWay, err := repeat(ctx, u.manager.Pool, try, first)
+		first = func(try func(Batcher) error) error { return try(u.manager.Pool) }
 		maybe = maybe || underWay
 		switch {
 		case err == nil || errors.As(err, new(refusal)):

@@ -30,6 +30,11 @@ var pauses = [...]time.Duration{0, 50 * time.Millisecond, 250 * time.Millisecond
 // tries is bounded, by ctx as well. It also returns whether a try that was lost may
 // still be under way in the server, and take effect after the last one has answered.
 func Repeat(ctx context.Context, pool *pgxpool.Pool, try func(Batcher) error) (underWay bool, err error) {
+	return repeat(ctx, pool, try, func(try func(Batcher) error) error { return try(pool) })
+}
+
+// repeat is Repeat, whose first try is made by first.
+func repeat(ctx context.Context, pool *pgxpool.Pool, try func(Batcher) error, first func(func(Batcher) error) error) (underWay bool, err error) {
 	noted := func(db Batcher) error {
 		err := try(db)
 		if err == nil {
@@ -38,7 +43,7 @@ func Repeat(ctx context.Context, pool *pgxpool.Pool, try func(Batcher) error) (u
 		underWay = underWay || err != nil && mayBeUnderWay(err)
 		return err
 	}
-	err = noted(pool)
+	err = first(noted)
 	for _, pause := range pauses {
 		if err == nil || ctx.Err() != nil || !connectionLost(err) {
 			return underWay, err
