@@ -106,6 +106,7 @@ type host struct {
 	refused  []error // what Resume and Respond said
 	fail     error   // of the last authorize handler, if set
 	signedIn string
+	callback string
 }
 
 type options struct {
@@ -113,12 +114,21 @@ type options struct {
 	api  func(*consentapi.Config)
 	wrap func(grantsAndRequests) grantsAndRequests
 	on   string // postgres, or else memory
+	// application is where the pages are, on a loopback address; the host has no TLS then.
+	application string
+	// callback is that of the client named browser.
+	callback string
 }
 
 func (h *host) now() time.Time { return time.Now().Add(time.Duration(h.clock.Load())) }
 
 func (h *host) GetClient(_ context.Context, id string) (fosite.Client, error) {
-	client, ok := map[string]*fosite.DefaultOpenIDConnectClient{"app": {
+	client, ok := map[string]*fosite.DefaultOpenIDConnectClient{"browser": {
+		DefaultClient: &fosite.DefaultClient{
+			ID: "browser", Public: true, RedirectURIs: []string{h.callback}, ResponseTypes: []string{"code"},
+			GrantTypes: []string{"authorization_code"}, Scopes: []string{"openid", "photos"},
+		},
+	}, "app": {
 		DefaultClient: &fosite.DefaultClient{
 			ID: "app", Public: true,
 			RedirectURIs:  []string{"https://app.example/cb"},
@@ -156,7 +166,7 @@ func (f *failing) HandleAuthorizeEndpointRequest(context.Context, fosite.Authori
 
 func newHost(t testing.TB, o options) *host {
 	t.Helper()
-	h := &host{t: t, signedIn: "alice"}
+	h := &host{t: t, signedIn: "alice", callback: o.callback}
 	config := &fosite.Config{
 		GlobalSecret: []byte("a global secret of at least 32 bytes"), ScopeStrategy: fosite.ExactScopeStrategy,
 		IDTokenIssuer: issuer, RefreshTokenScopes: []string{"offline_access"},
@@ -182,7 +192,7 @@ func newHost(t testing.TB, o options) *host {
 		}
 	default:
 		memory := storage.NewMemoryStore()
-		for _, id := range []string{"app", "other", "loopback"} {
+		for _, id := range []string{"app", "other", "loopback", "browser"} {
 			memory.Clients[id], _ = h.GetClient(t.Context(), id)
 		}
 		store = memory
@@ -222,10 +232,17 @@ func newHost(t testing.TB, o options) *host {
 	mux.HandleFunc("POST /oauth2/token", h.token)
 	mux.HandleFunc("POST /oauth2/par", h.push)
 	mux.HandleFunc("POST /oauth2/introspect", h.introspect)
-	h.server = httptest.NewTLSServer(mux)
+	h.server = httptest.NewUnstartedServer(mux)
+	consentURL := openURL
+	if o.application == "" {
+		h.server.StartTLS()
+	} else {
+		h.server.Start()
+		consentURL = o.application
+	}
 	t.Cleanup(h.server.Close)
 	apiConfig := consentapi.Config{
-		ConsentURL: openURL + "?lang=en", AuthorizationURL: h.server.URL + "/oauth2/auth", ResumeURL: h.server.URL + "/oauth2/resume",
+		ConsentURL: consentURL + "?lang=en", AuthorizationURL: h.server.URL + "/oauth2/auth", ResumeURL: h.server.URL + "/oauth2/resume",
 		Secrets:   func(context.Context) ([][]byte, error) { return [][]byte{config.GlobalSecret}, nil },
 		GetClient: h.GetClient, Logger: slog.New(slog.NewTextHandler(&h.log, nil)),
 		DescribeClient: func(_ context.Context, c fosite.Client, shown *consentapi.Client) error {
