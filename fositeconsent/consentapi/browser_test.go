@@ -1,6 +1,7 @@
 package consentapi_test
 
 import (
+	"errors"
 	"html/template"
 	"net/http"
 	"net/http/httptest"
@@ -72,7 +73,8 @@ func (a *application) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func modelOf(err error) any {
-	if generic, ok := err.(*hydra.GenericOpenAPIError); ok {
+	var generic *hydra.GenericOpenAPIError
+	if errors.As(err, &generic) {
 		return generic.Model()
 	}
 	return nil

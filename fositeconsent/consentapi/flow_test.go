@@ -485,6 +485,17 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 			body := &hydra.AcceptOAuth2ConsentRequest{GrantScope: []string{"openid", "photos"}, Remember: hydra.PtrBool(true)}
 			b.wantCode(h.accept(b.start(loopback), body))
 			b.start(loopback)
+			list, err := h.gate.ListConsents(t.Context(), fositeconsent.Selection{Subject: "alice"}, fositeconsent.ID{}, 10)
+			if err != nil || len(list) != 1 || list[0].Remembered {
+				t.Errorf("listed %+v, %v", list, err)
+			}
+		})
+		t.Run("a gate that keeps no consents issues all the same", func(t *testing.T) {
+			h := newHost(t, options{on: on, gate: func(c *fositeconsent.Config) { c.Consents, c.DescribeClient = nil, nil }})
+			b := h.browser()
+			body := accepting("openid")
+			body.Remember = hydra.PtrBool(true)
+			b.wantCode(h.accept(b.start(params()), body))
 		})
 	})
 }

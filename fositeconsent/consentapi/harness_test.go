@@ -214,6 +214,10 @@ func newHost(t testing.TB, o options) *host {
 		t.Fatal(err)
 	}
 	key := func(context.Context) (any, error) { return signingKey(), nil }
+	last := func(fosite.Configurator, any, any) any { return nil }
+	if gateConfig.Consents != nil {
+		last = h.gate.TokenFactory
+	}
 	provider := compose.Compose(config, store, &compose.CommonStrategy{
 		CoreStrategy:               compose.NewOAuth2HMACStrategy(config),
 		OpenIDConnectTokenStrategy: compose.NewOpenIDConnectStrategy(key, config),
@@ -221,7 +225,7 @@ func newHost(t testing.TB, o options) *host {
 	}, h.gate.Factory, compose.OAuth2AuthorizeExplicitFactory, compose.OAuth2AuthorizeImplicitFactory, compose.OAuth2RefreshTokenGrantFactory,
 		compose.OpenIDConnectExplicitFactory, compose.OpenIDConnectImplicitFactory, compose.OpenIDConnectRefreshFactory,
 		compose.OAuth2TokenIntrospectionFactory, compose.OAuth2PKCEFactory, compose.PushedAuthorizeHandlerFactory,
-		func(fosite.Configurator, any, any) any { return &failing{h} }, h.gate.TokenFactory)
+		func(fosite.Configurator, any, any) any { return &failing{h} }, last)
 	if h.provider, err = h.gate.Protect(provider); err != nil {
 		t.Fatal(err)
 	}

@@ -353,7 +353,7 @@ var flaws = []flaw{
 	}},
 }
 
-func racyAnswer(s *Storage, ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash, a *consentapi.Answer) (*consentapi.Request, error) {
+func racyAnswer(s *Storage, ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash, a *consentapi.Answer) (*consentapi.Request, error) { //nolint:revive // of the hook's type
 	c := *a
 	if racy(s, id, func(r *record) bool { return r.Answer == nil }, func(r *record) { c.AnsweredAt = s.now(); r.Answer = &c }) {
 		return s.FindConsentRequest(ctx, id, challenge)
