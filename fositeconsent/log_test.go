@@ -661,7 +661,7 @@ func TestAnAnswerAndItsRecordAreOneTransaction(t *testing.T) {
 				} else {
 					_, err = h.gate.Mint(ctx, h.parse(params()), h.login("alice"), p.Ticket, all(p))
 				}
-				if !errors.Is(err, c.is) || c.label == "storage" && (!errors.Is(err, fositeconsent.ErrStorage) || errors.Is(err, down) != (c.is == down)) {
+				if !errors.Is(err, c.is) || c.label == "storage" && (!errors.Is(err, fositeconsent.ErrStorage) || errors.Is(err, down) != errors.Is(c.is, down)) {
 					t.Errorf("got %v, want %v", cause(err), c.is)
 				}
 				if c.label == "already_decided" && (errors.Is(err, fositeconsent.ErrStorage) || !fositeconsent.NeedsConsent(err)) {

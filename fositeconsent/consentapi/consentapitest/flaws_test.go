@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,15 +125,45 @@ func incomplete(r *consentapi.Request) {
 // pause is what a storage takes between its look and its change.
 func pause() { time.Sleep(5 * time.Millisecond) }
 
-// racy does something between the look and the change, as a storage does that has no lock.
-func racy(s *Storage, id fositeconsent.ID, look func(*record) bool, change func(*record)) bool {
+// racy lets others come between the look and the change, as a storage does that has no lock.
+func racy(s *Storage, id fositeconsent.ID, meanwhile func(*Storage, fositeconsent.ID), look func(*record) bool, change func(*record)) bool {
 	found := false
 	with(s, id, func(r *record) { found = look(r) })
 	if found {
-		pause()
+		meanwhile(s, id)
 		with(s, id, change)
 	}
 	return found
+}
+
+// something may happen meanwhile.
+func something(*Storage, fositeconsent.ID) { pause() }
+
+// place is one request of one storage.
+type place struct {
+	storage *Storage
+	id      fositeconsent.ID
+}
+
+// looked is closed, for each place, when two have looked.
+var looked sync.Map // of place to *meeting
+
+type meeting struct {
+	n    atomic.Int32
+	both chan struct{}
+}
+
+// another has looked meanwhile, or does not come.
+func another(s *Storage, id fositeconsent.ID) {
+	found, _ := looked.LoadOrStore(place{s, id}, &meeting{both: make(chan struct{})})
+	m, _ := found.(*meeting)
+	if m.n.Add(1) == 2 {
+		close(m.both)
+	}
+	select {
+	case <-m.both:
+	case <-time.After(5 * time.Second):
+	}
 }
 
 var flaws = []flaw{
@@ -319,13 +351,13 @@ var flaws = []flaw{
 		return s.AnswerConsentRequest(ctx, id, challenge, a)
 	}},
 	{name: "two uses at once both succeed", caughtBy: "of many uses one succeeds", use: func(s *Storage, ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) error {
-		if racy(s, id, func(r *record) bool { return !r.used }, func(r *record) { r.used = true }) {
+		if racy(s, id, another, func(r *record) bool { return !r.used }, func(r *record) { r.used = true }) {
 			return nil
 		}
 		return s.UseConsentRequest(ctx, id, verifier, browser)
 	}},
 	{name: "a revocation overlooks that a request was used meanwhile", caughtBy: "a use that races a revocation wins or loses", use: func(s *Storage, ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) error {
-		if racy(s, id, func(r *record) bool { return !r.used && !r.revoked }, func(r *record) { r.used = true }) {
+		if racy(s, id, something, func(r *record) bool { return !r.used && !r.revoked }, func(r *record) { r.used = true }) {
 			return nil
 		}
 		return s.UseConsentRequest(ctx, id, verifier, browser)
@@ -355,7 +387,7 @@ var flaws = []flaw{
 
 func racyAnswer(s *Storage, ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash, a *consentapi.Answer) (*consentapi.Request, error) { //nolint:revive // of the hook's type
 	c := *a
-	if racy(s, id, func(r *record) bool { return r.Answer == nil }, func(r *record) { c.AnsweredAt = s.now(); r.Answer = &c }) {
+	if racy(s, id, another, func(r *record) bool { return r.Answer == nil }, func(r *record) { c.AnsweredAt = s.now(); r.Answer = &c }) {
 		return s.FindConsentRequest(ctx, id, challenge)
 	}
 	return s.AnswerConsentRequest(ctx, id, challenge, a)
