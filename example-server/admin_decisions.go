@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"time"
@@ -18,6 +19,9 @@ var (
 	exportParams = []string{paramSubject, paramClientID, paramSince, paramUntil}
 	eraseParams  = []string{paramSubject}
 )
+
+// exportTimeout is the longest that an export may take.
+const exportTimeout = 10 * time.Minute
 
 // adminExport writes the log of decisions as JSON lines. What fails when some are on their way
 // already ends the connection, so that nobody takes them for all.
@@ -37,6 +41,14 @@ func (s *server) adminExport(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	lines := &lineWriter{ResponseWriter: w}
+	if r.Method == http.MethodHead {
+		lines.begin()
+		return
+	}
+	// Of its own: it may take longer than any other request. Who has gone is noticed when it is written to.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exportTimeout)
+	defer cancel()
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(exportTimeout)) // where there is none to set, none ends it
 	records, err := s.gate.ExportDecisions(ctx, lines, selection)
 	switch {
 	case err == nil:

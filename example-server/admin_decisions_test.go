@@ -109,6 +109,48 @@ func lineWith(text, part string) string {
 	return ""
 }
 
+// An export may take longer than other requests.
+func TestAnExportHasATimeOfItsOwn(t *testing.T) {
+	t.Parallel()
+	var slow slowLog
+	ts := newTestServer(t, func(s *server, c *providerConfig) {
+		s.config.requestTimeout = time.Millisecond
+		slow.DecisionLog = c.decisions
+		c.decisions = &slow
+	})
+	o := ts.operator()
+	if a := o.do(http.MethodGet, pathAdminDecisions); a.StatusCode != http.StatusOK {
+		t.Errorf("%s %s", a.Status, a.body)
+	}
+	if slow.listed != 1 {
+		t.Fatalf("listed %d times", slow.listed)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(o.request(http.MethodHead, pathAdminDecisions, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK || slow.listed != 1 {
+		t.Errorf("HEAD: %s, after %d looks", resp.Status, slow.listed)
+	}
+}
+
+// slowLog takes longer than any request may.
+type slowLog struct {
+	fositeconsent.DecisionLog
+	listed int
+}
+
+func (l *slowLog) ListDecisions(ctx context.Context, selection fositeconsent.DecisionSelection, after fositeconsent.ID, limit int) ([]fositeconsent.DecisionRecord, error) {
+	l.listed++
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-time.After(20 * time.Millisecond):
+		return l.DecisionLog.ListDecisions(ctx, selection, after, limit)
+	}
+}
+
 // What is broken off is not taken for the whole.
 func TestAnExportThatFailsOnItsWayIsBrokenOff(t *testing.T) {
 	t.Parallel()

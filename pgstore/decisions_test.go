@@ -152,6 +152,129 @@ func TestAnAnswerAndItsRecordAreOneRoundTrip(t *testing.T) {
 	}
 }
 
+// Others delete the same records: a sweeper, or somebody who erases the same subject.
+func TestAnErasureEndsWhenNothingIsLeft(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t, pgstore.Config{})
+	store := newStore(t, pool, pgstore.Config{})
+	ctx := testContext(t)
+	r := newDecision()
+	exec(t, pool, `INSERT INTO public.consent_decisions (id, recorded_at, outcome, issuer, subject, client_id)
+		SELECT (lpad(to_hex(i), 12, '0') || '70008000' || lpad(to_hex(i), 12, '0'))::uuid, now(), 'approved', $2::text, $3::text, 'client' FROM generate_series(1, $1::int) AS i`,
+		2500, r.Issuer, r.Subject)
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exec(t, tx, "DELETE FROM public.consent_decisions WHERE id IN (SELECT id FROM public.consent_decisions ORDER BY id LIMIT 10)")
+	type erased struct {
+		n   int
+		err error
+	}
+	done := make(chan erased, 1)
+	go func() {
+		n, err := store.EraseDecisions(ctx, r.Issuer, r.Subject)
+		done <- erased{n, err}
+	}()
+	for waiting := 0; waiting == 0; { // for the rows that are being deleted
+		if err := pool.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").Scan(&waiting); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if e := <-done; e.n != 2490 || e.err != nil {
+		t.Errorf("erased %d, %v, want 2490", e.n, e.err)
+	}
+	if left := decisions(t, store, r.Issuer); len(left) != 0 {
+		t.Errorf("%d are left", len(left))
+	}
+}
+
+// Times that the database cannot tell apart, and those that it does not know.
+func TestDecisionsAreSelectedByAnyTime(t *testing.T) {
+	t.Parallel()
+	clock := newClock()
+	config := pgstore.Config{TestClock: clock.now}
+	store := newStore(t, migrated(t, config), config)
+	r := newDecision()
+	appendDecision(t, store, r)
+	at := clock.now()
+	far := time.Date(10_900, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name         string
+		since, until time.Time
+		want         int
+	}{
+		{"since a moment later than the clock can tell", at.Add(500), time.Time{}, 0},
+		{"until a moment later than the clock can tell", time.Time{}, at.Add(500), 1},
+		{"until then", time.Time{}, at, 0},
+		{"since before there were computers", time.Date(1815, 12, 10, 0, 0, 0, 0, time.UTC), time.Time{}, 1},
+		{"since before Christ", time.Date(-5000, 1, 1, 0, 0, 0, 0, time.UTC), time.Time{}, 1},
+		{"until before there were computers", time.Time{}, time.Date(1815, 12, 10, 0, 0, 0, 0, time.UTC), 0},
+		{"until the far future", time.Time{}, far, 1},
+		{"since the far future", far, time.Time{}, 0},
+		{"in another zone", at.In(time.FixedZone("", 3600)), at.Add(time.Second).In(time.FixedZone("", -3600)), 1},
+	} {
+		list, err := store.ListDecisions(testContext(t), fositeconsent.DecisionSelection{Issuer: r.Issuer, Since: c.since, Until: c.until}, fositeconsent.ID{}, 10)
+		if len(list) != c.want || err != nil {
+			t.Errorf("%s: %d records, %v, want %d", c.name, len(list), err, c.want)
+		}
+		if len(list) == 1 && list[0].RecordedAt.Location() != time.UTC {
+			t.Errorf("dated in %v", list[0].RecordedAt.Location())
+		}
+	}
+	for _, text := range []string{"\xff", "a\x00"} {
+		if list, err := store.ListDecisions(testContext(t), fositeconsent.DecisionSelection{Issuer: r.Issuer, Subject: text}, fositeconsent.ID{}, 1); len(list) != 0 || err != nil {
+			t.Errorf("listed %v, %v of what cannot be there", list, err)
+		}
+		if n, err := store.EraseDecisions(testContext(t), r.Issuer, text); n != 0 || err != nil {
+			t.Errorf("erased %d, %v of what cannot be there", n, err)
+		}
+	}
+}
+
+// A record that is queued in a context that is over is an error at once.
+func TestNoRecordIsQueuedTooLate(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t, pgstore.Config{})
+	store := newStore(t, pool, pgstore.Config{})
+	txs := newTransactions(t, pool, pgstore.TransactionConfig{})
+	ctx, cancel := context.WithCancel(begin(t, txs))
+	cancel()
+	if err := store.AppendDecision(ctx, newDecision()); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Who waits for a connection waits no longer than the context lets it, and nothing has happened then.
+func TestACommitInOnePieceWaitsNoLongerThanItsContext(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t, pgstore.Config{}, withConns(2))
+	store := newStore(t, pool, pgstore.Config{})
+	txs := newTransactions(t, pool, pgstore.TransactionConfig{CommitTimeout: time.Hour})
+	for range 2 {
+		conn, err := pool.Acquire(testContext(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(conn.Release)
+	}
+	soon, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
+	defer cancel()
+	ctx, err := txs.BeginTX(soon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(store.CreateConsentGrant(ctx, newGrant()), store.AppendDecision(ctx, newDecision())); err != nil {
+		t.Fatal(err)
+	}
+	if err := txs.Commit(ctx); !errors.Is(err, context.DeadlineExceeded) || state(err) != "" {
+		t.Errorf("got %v, SQLSTATE %q: want that the time was over, and no doubt", err, state(err))
+	}
+}
+
 func TestSweepDeletesRecordsThatArePastTheirRetention(t *testing.T) {
 	t.Parallel()
 	clock := newClock()
