@@ -61,7 +61,7 @@ func withPostgres(t *testing.T, grants, codes *pgxpool.Pool) func(*server, *prov
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.grants, c.storage = store, storage
+		c.grants, c.consents, c.decisions, c.storage = store, store, store, storage
 	}
 }
 
@@ -195,7 +195,7 @@ func TestServerDoesNotStartOnTheDatabaseOfAnotherIssuer(t *testing.T) {
 
 func TestServerDoesNotStartWhenTheTransactionCannotBeTried(t *testing.T) {
 	t.Parallel()
-	for _, table := range []string{"consent_grants", "consent_codes"} {
+	for _, table := range []string{"consent_grants", "consent_codes", "consent_consents", "consent_decisions"} {
 		pool, address := migrated(t)
 		if _, err := pool.Exec(t.Context(), "ALTER TABLE "+table+" ADD CONSTRAINT nothing_more CHECK (false) NOT VALID"); err != nil {
 			t.Fatal(err)
@@ -215,8 +215,18 @@ func TestServerDoesNotStartWithStoragesThatShareNoTransaction(t *testing.T) {
 		change func(*server, *providerConfig)
 		fit    bool
 	}{
-		"one pool":                   {withPostgres(t, first, first), true},
-		"two pools on one database":  {withPostgres(t, first, second), false},
+		"one pool":                  {withPostgres(t, first, first), true},
+		"two pools on one database": {withPostgres(t, first, second), false},
+		"consents elsewhere": {func(s *server, c *providerConfig) {
+			consents := c.consents
+			withPostgres(t, first, first)(s, c)
+			c.consents = consents
+		}, false},
+		"a log elsewhere": {func(s *server, c *providerConfig) {
+			log := c.decisions
+			withPostgres(t, first, first)(s, c)
+			c.decisions = log
+		}, false},
 		"a storage that has no such": {func(*server, *providerConfig) {}, false},
 	} {
 		s := newTestServer(t, test.change).server

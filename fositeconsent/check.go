@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,7 +22,7 @@ var ErrNotAtomic = errors.New("fositeconsent: the end of the grant and the respo
 // Check tries, on the storages of the protected provider, whether consuming a grant
 // and storing a code happen in one transaction. It is for a host's start-up: the
 // types of the storages cannot tell. It stores a denial and, where the provider's
-// storage has CreateAuthorizeCodeSession, a code that nobody knows, and with [Config.Decisions] a record; and rolls all of it
+// storage has CreateAuthorizeCodeSession, a code that nobody knows, and with [Config.Consents] and [Config.Decisions] a consent and a record; and rolls all of it
 // back: nothing remains if the storages do what is asked of them. The client, one that
 // the storage knows, and the session are what the code is stored with; they are not
 // changed.
@@ -40,6 +39,11 @@ func (g *Gate) Check(ctx context.Context, client fosite.Client, session fosite.S
 	}
 	if err := g.checkGrants(ctx, provider.transactions); err != nil {
 		return err
+	}
+	if g.config.Consents != nil {
+		if err := g.checkConsents(ctx, provider.transactions); err != nil {
+			return err
+		}
 	}
 	if g.config.Decisions != nil {
 		if err := g.checkDecisions(ctx, provider.transactions); err != nil {
@@ -88,32 +92,64 @@ func (g *Gate) checkGrants(ctx context.Context, tx transactional) error {
 	return nil
 }
 
-// checkDecisions adds a record, sees it, takes it back, and looks whether it is gone.
+// checkConsents records a response, and looks whether it outlives a rollback.
+func (g *Gate) checkConsents(ctx context.Context, tx transactional) error {
+	consent := Consent{ID: newID(time.Now()), Issuer: g.config.Issuer, Subject: "fositeconsent.Check", ClientID: "fositeconsent.Check"}
+	selection := Selection{Issuer: consent.Issuer, Subject: consent.Subject, ConsentID: consent.ID}
+	outlived, err := outlives(ctx, tx, func(ctx context.Context) error {
+		return g.config.Consents.RecordResponse(ctx, &Response{RequestID: consent.ID.String(), Approval: &consent})
+	}, func(ctx context.Context) (bool, error) {
+		list, err := g.config.Consents.ListConsents(ctx, selection, ID{}, 1)
+		return len(list) > 0, err
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("fositeconsent: check the consents' storage: %w", err)
+	case outlived:
+		return fmt.Errorf("%w: what the consents' storage %T recorded outlived a rollback of %T: give both the same pool", ErrNotAtomic, g.config.Consents, tx)
+	}
+	return nil
+}
+
+// checkDecisions adds a record, and looks whether it outlives a rollback.
 func (g *Gate) checkDecisions(ctx context.Context, tx transactional) error {
 	record := DecisionRecord{ID: newID(time.Now()), Outcome: OutcomeDenied, Issuer: g.config.Issuer, Subject: "fositeconsent.Check"}
 	selection := DecisionSelection{Issuer: record.Issuer, Subject: record.Subject}
-	there := func(ctx context.Context) (bool, error) {
-		list, err := g.config.Decisions.ListDecisions(ctx, selection, ID{}, exportedAtOnce)
-		return slices.ContainsFunc(list, func(r DecisionRecord) bool { return r.ID == record.ID }), err
-	}
-	const op = "fositeconsent: check the log of decisions: %w"
-	err := andBack(ctx, tx, func(ctx context.Context) error {
-		if err := g.config.Decisions.AppendDecision(ctx, &record); err != nil {
-			return err
+	before := record.ID // for the first page to begin with it
+	for i := len(before) - 1; i >= 0; i-- {
+		if before[i]--; before[i] != 0xff {
+			break
 		}
-		_, err := there(ctx) // which has it sent
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf(op, err)
 	}
-	switch outlived, err := there(ctx); {
+	outlived, err := outlives(ctx, tx, func(ctx context.Context) error {
+		return g.config.Decisions.AppendDecision(ctx, &record)
+	}, func(ctx context.Context) (bool, error) {
+		list, err := g.config.Decisions.ListDecisions(ctx, selection, before, 1)
+		return len(list) > 0 && list[0].ID == record.ID, err
+	})
+	switch {
 	case err != nil:
-		return fmt.Errorf(op, err)
+		return fmt.Errorf("fositeconsent: check the log of decisions: %w", err)
 	case outlived:
 		return fmt.Errorf("%w: what the log %T recorded outlived a rollback of %T: give both the same pool", ErrNotAtomic, g.config.Decisions, tx)
 	}
 	return nil
+}
+
+// outlives stores something in a transaction, looks for it, which has it sent, takes it back, and reports
+// whether it is there all the same.
+func outlives(ctx context.Context, tx transactional, store func(context.Context) error, there func(context.Context) (bool, error)) (bool, error) {
+	err := andBack(ctx, tx, func(ctx context.Context) error {
+		if err := store(ctx); err != nil {
+			return err
+		}
+		_, err := there(ctx)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	return there(ctx)
 }
 
 // codeStorage is a part of fosite's oauth2.AuthorizeCodeStorage.

@@ -17,6 +17,7 @@ import (
 	"github.com/ory/fosite/storage"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/consenttest"
 )
 
 // txStorage has fosite's transactions, and writes down what happens to them.
@@ -98,6 +99,9 @@ func newTxHostWith(t *testing.T, after last, configure option, options ...option
 	factories := append([]compose.Factory{h.gate.Factory}, issuingFactories...)
 	if after != nil {
 		factories = append(factories, func(fosite.Configurator, interface{}, interface{}) interface{} { return after })
+	}
+	if config.Consents != nil {
+		factories = append(factories, h.gate.TokenFactory)
 	}
 	h.raw = compose.Compose(h.config, tx, &compose.CommonStrategy{CoreStrategy: compose.NewOAuth2HMACStrategy(h.config)}, factories...)
 	if h.provider, err = h.gate.Protect(h.raw); err != nil {
@@ -456,6 +460,22 @@ func TestCheckTriesWhetherTheStoragesShareATransaction(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	for name, part := range map[string]func(*fositeconsent.Config, *consenttest.Storage){
+		"a log":    func(c *fositeconsent.Config, s *consenttest.Storage) { c.Decisions = s },
+		"consents": func(c *fositeconsent.Config, s *consenttest.Storage) { c.Consents = s },
+	} {
+		t.Run("a storage of "+name+" that does not take part", func(t *testing.T) {
+			t.Parallel()
+			h, _ := newTxHostWith(t, nil, func(_ *host, c *fositeconsent.Config) {
+				part(c, consenttest.NewStorage(nil))
+				c.DescribeClient = func(context.Context, fosite.Client) ([]string, error) { return nil, nil }
+			})
+			h.grants.onCreate = func(*fositeconsent.Grant) error { return errAllBack }
+			if err := h.gate.Check(ctx, h.store.Clients["app"], h.login("x")); !errors.Is(err, fositeconsent.ErrNotAtomic) || !strings.Contains(err.Error(), "consenttest.Storage") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
 	down := errors.New("down")
 	for name, fail := range map[string]func(*host, *txStorage){
 		"a transaction that cannot be begun":       func(_ *host, tx *txStorage) { tx.begin = func(context.Context) error { return down } },
