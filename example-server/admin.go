@@ -59,22 +59,31 @@ const (
 	maxAdminToken  = 1024
 )
 
-// readAdminCredential reads the operator's token from a file. No error shows any of it.
+// readAdminCredential reads the operator's token from a file.
 func readAdminCredential(path string) (adminCredential, error) {
-	f, err := os.Open(path)
+	token, err := readToken(path)
 	if err != nil {
 		return adminCredential{}, err
+	}
+	return sha256.Sum256([]byte(token)), nil
+}
+
+// readToken reads a token from a file. No error shows any of it.
+func readToken(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxAdminToken+3)) // a line's end, and one too many
 	if err != nil {
-		return adminCredential{}, err
+		return "", err
 	}
 	token := strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), "\r")
 	if len(token) < minAdminToken || len(token) > maxAdminToken || strings.Trim(token, bearerAlphabet) != "" {
-		return adminCredential{}, fmt.Errorf("%s: expected one line of %d to %d letters, digits and -._~+/= such as that of: openssl rand -hex 32", path, minAdminToken, maxAdminToken)
+		return "", fmt.Errorf("%s: expected one line of %d to %d letters, digits and -._~+/= such as that of: openssl rand -hex 32", path, minAdminToken, maxAdminToken)
 	}
-	return sha256.Sum256([]byte(token)), nil
+	return token, nil
 }
 
 // adminHandler returns what the operator's listener serves: nothing without the credential.

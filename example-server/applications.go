@@ -152,7 +152,7 @@ func (s *server) getApplications(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	l := loginFrom(ctx)
 	if l == nil {
-		s.renderLogin(w, r, http.StatusOK, "", loginPage{Next: nextApplications})
+		s.askWhoIsThere(w, r, nextApplications)
 		return
 	}
 	var before fositeconsent.ID
@@ -206,7 +206,7 @@ func (s *server) getTakeBack(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	l := loginFrom(ctx)
 	if l == nil {
-		s.renderLogin(w, r, http.StatusOK, "", loginPage{Next: nextApplications})
+		s.askWhoIsThere(w, r, nextApplications)
 		return
 	}
 	selection := fositeconsent.Selection{Subject: l.username, ClientID: r.URL.Query().Get("client")}

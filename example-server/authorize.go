@@ -105,6 +105,8 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 		err = s.answerable(ctx, ar)
 	}
 
+	r = s.withLoginFor(r, ar.GetRequestForm(), query)
+	ctx = r.Context()
 	st := s.stand(ctx, ar.GetRequestForm(), query)
 	// Not even an error goes to the client before somebody has signed in, or anybody
 	// could use this server's name to send people to a client's pages (RFC 9700, Section
@@ -117,7 +119,7 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 				return
 			}
 		}
-		s.showLogin(w, r, query, ar.GetRequestForm().Get("login_hint"))
+		s.askForLogin(w, r, ar, query)
 		return
 	}
 	if err != nil {
@@ -126,8 +128,9 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 	}
 
 	passing, told := withEvent(ctx)
-	resp, err := s.provider.NewAuthorizeResponse(passing, ar, st.session)
+	resp, sent, err := s.authorize(w, r.WithContext(passing), ar, st, query)
 	switch {
+	case sent: // to the consent application
 	case err == nil: // a remembered decision covers it
 		if s.demo != nil {
 			s.demo.passed(ar.GetState(), *told)
@@ -139,6 +142,24 @@ func (s *server) answerAuthorization(w http.ResponseWriter, r *http.Request, par
 	default:
 		s.writeAuthorizeError(w, r, ar, err)
 	}
+}
+
+// authorize answers the request if it passes without being asked, or else sends the browser to the consent application, if there is one.
+func (s *server) authorize(w http.ResponseWriter, r *http.Request, ar fosite.AuthorizeRequester, st standing, query string) (resp fosite.AuthorizeResponder, sent bool, err error) {
+	if s.consents != nil {
+		return s.consents.Authorize(w, r, s.provider, ar, st.session, query)
+	}
+	resp, err = s.provider.NewAuthorizeResponse(r.Context(), ar, st.session)
+	return resp, false, err
+}
+
+// askForLogin shows the login page, or sends the browser to the login application.
+func (s *server) askForLogin(w http.ResponseWriter, r *http.Request, ar fosite.AuthorizeRequester, query string) {
+	if s.logins != nil {
+		s.sendToLogin(w, r, ar, query)
+		return
+	}
+	s.showLogin(w, r, query, ar.GetRequestForm().Get("login_hint"))
 }
 
 // answerable refuses beforehand what fosite would refuse only after the resource

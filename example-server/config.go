@@ -22,6 +22,10 @@ type config struct {
 	usersFile      string // "" for the demo
 	adminListen    string // "" for no operator
 	adminTokenFile string
+	consentURL     string // "" for a consent page of its own
+	loginURL       string // "" for a login page of its own
+	apiListen      string // "" without pages elsewhere
+	apiTokenFile   string // "" for an internal listener that lets everybody in
 	grantLifespan  time.Duration
 	keyRotation    time.Duration
 	requestTimeout time.Duration
@@ -34,6 +38,9 @@ type config struct {
 
 // demo reports whether the server brings its own clients and its own user.
 func (c config) demo() bool { return c.clientsFile == "" }
+
+// pagesElsewhere reports whether an application has the consent page, or the login page, or both.
+func (c config) pagesElsewhere() bool { return c.consentURL != "" || c.loginURL != "" }
 
 const usageIntro = `An OAuth 2.0 and OpenID Connect authorization server built on fosite that issues
 nothing without a consent grant in PostgreSQL.
@@ -68,6 +75,15 @@ func parseConfig(args []string, getenv func(string) string, output io.Writer) (c
 		"with TLS reaches (default: there is none)")
 	fs.StringVar(&c.adminTokenFile, "admin-token-file", "", "`file` with the operator's token, such as that of openssl rand -hex 32; needs\n"+
 		"-admin-listen")
+	fs.StringVar(&c.consentURL, "consent-url", "", "`URL` of the consent page of an application that was written for Ory Hydra; needs\n"+
+		"-api-listen (default: the server's own page)")
+	fs.StringVar(&c.loginURL, "login-url", "", "`URL` of the login page of such an application, which then has the users; needs\n"+
+		"-api-listen (default: the server's own page)")
+	fs.StringVar(&c.apiListen, "api-listen", "", "internal `address`, on which the application asks and answers, and decides for\n"+
+		"everybody; it has no TLS: a loopback address, or one that only the application\n"+
+		"reaches (default: there is none)")
+	fs.StringVar(&c.apiTokenFile, "api-token-file", "", "`file` with the application's token, which it sends as Authorization: Bearer\n"+
+		"(default: whoever reaches -api-listen is let in)")
 	fs.DurationVar(&c.grantLifespan, "grant-lifespan", time.Minute, "longest `time` between an approval and the response it leads to")
 	fs.DurationVar(&c.keyRotation, "key-rotation", 30*24*time.Hour, "`time` after which a new key is made for ID tokens, 1h or more; days are written\n"+
 		"in hours")
@@ -135,10 +151,13 @@ func (c config) check() error {
 			return fmt.Errorf("-admin-listen %q: expected host:port: %w", c.adminListen, err)
 		}
 	}
+	if err := c.checkPages(); err != nil {
+		return err
+	}
 	switch {
 	case (c.adminListen == "") != (c.adminTokenFile == ""):
 		return errors.New("-admin-listen and -admin-token-file go together: nobody is an operator without a token")
-	case (c.clientsFile == "") != (c.usersFile == ""):
+	case c.loginURL == "" && (c.clientsFile == "") != (c.usersFile == ""):
 		return errors.New("-clients and -users go together: give both, or neither for the demo")
 	case c.demo() && c.issuer != "" && !isLoopback(hostname(c.issuer)):
 		return fmt.Errorf("-issuer %s is not this machine alone, and the demo shows its password to everybody: give -clients and -users", c.issuer)
@@ -152,6 +171,33 @@ func (c config) check() error {
 		return fmt.Errorf("-request-timeout %v: expected 10ms or more", c.requestTimeout)
 	case c.logFormat != "text" && c.logFormat != "json":
 		return fmt.Errorf("-log-format %q: expected text or json", c.logFormat)
+	}
+	return nil
+}
+
+// checkPages is check for the flags of pages that are elsewhere.
+func (c config) checkPages() error {
+	for flag, address := range map[string]string{"-consent-url": c.consentURL, "-login-url": c.loginURL} {
+		if address == "" {
+			continue
+		}
+		u, err := url.Parse(address)
+		if err != nil || u.Host == "" || u.User != nil || strings.Contains(address, "#") || u.Scheme != "https" && (u.Scheme != "http" || !isLoopback(u.Hostname())) {
+			return fmt.Errorf("%s: expected https://host[:port]/path, or http:// on a loopback address", flag)
+		}
+	}
+	if c.apiListen != "" {
+		if _, _, err := net.SplitHostPort(c.apiListen); err != nil {
+			return fmt.Errorf("-api-listen %q: expected host:port: %w", c.apiListen, err)
+		}
+	}
+	switch {
+	case c.pagesElsewhere() != (c.apiListen != ""):
+		return errors.New("-consent-url and -login-url need -api-listen, where the application answers, and that is for nothing else")
+	case c.apiTokenFile != "" && c.apiListen == "":
+		return errors.New("-api-token-file needs -api-listen")
+	case c.loginURL != "" && c.usersFile != "":
+		return errors.New("-users and -login-url exclude each other: the users are the login application's")
 	}
 	return nil
 }

@@ -349,20 +349,11 @@ func (s *server) postConsent(w http.ResponseWriter, r *http.Request) {
 		err = fosite.ErrInvalidRequest.WithHint("There was no page for prompt=none.")
 	}
 	if err != nil {
-		if isServerError(err) {
-			s.unavailable(w, r, "authorization request could not be read", err)
-			return
-		}
-		// It may have been changed on the way, or be a signed one that has expired meanwhile.
-		// A page all the same: nobody here has seen that this client asks.
-		s.log.WarnContext(ctx, "decision on a request that cannot be answered", "error", fosite.ErrorToRFC6749Error(err).ErrorField)
-		s.renderError(w, r, http.StatusBadRequest, errorPage{
-			Heading:     "This request can no longer be answered",
-			Explanation: "It is not valid, or not valid any more. Nothing was approved.",
-			Advice:      "Go back to the application and start again.",
-		})
+		s.cannotAnswer(w, r, err)
 		return
 	}
+	r = s.withLoginFor(r, ar.GetRequestForm(), d.query)
+	ctx = r.Context()
 	st := s.stand(ctx, ar.GetRequestForm(), d.query)
 	if st.signIn { // signed out meanwhile, or signed in too long ago
 		http.Redirect(w, r, returnPath(d.query), http.StatusSeeOther)
@@ -401,6 +392,22 @@ func (s *server) postConsent(w http.ResponseWriter, r *http.Request) {
 	s.writeAuthorizeResponse(w, r, ar, resp)
 }
 
+// cannotAnswer is the page for a decision on a request that is not good, or not good any more.
+func (s *server) cannotAnswer(w http.ResponseWriter, r *http.Request, err error) {
+	if isServerError(err) {
+		s.unavailable(w, r, "authorization request could not be read", err)
+		return
+	}
+	// It may have been changed on the way, or be a signed one that has expired meanwhile.
+	// A page all the same: nobody here has seen that this client asks.
+	s.log.WarnContext(r.Context(), "decision on a request that cannot be answered", "error", fosite.ErrorToRFC6749Error(err).ErrorField)
+	s.renderError(w, r, http.StatusBadRequest, errorPage{
+		Heading:     "This request can no longer be answered",
+		Explanation: "It is not valid, or not valid any more. Nothing was approved.",
+		Advice:      "Go back to the application and start again.",
+	})
+}
+
 // finish forgets the login that was made for the request, when the client is about to
 // get its answer: not before, since whoever gets none comes again with the same request.
 // If it cannot be forgotten, the answer, which counts already, is not lost for that.
@@ -416,16 +423,10 @@ func (s *server) finish(w http.ResponseWriter, r *http.Request, query string) {
 func (s *server) refuseDecision(w http.ResponseWriter, r *http.Request, ar fosite.AuthorizeRequester, st standing, d decision, told fositeconsent.Event, err error) {
 	switch {
 	case errors.Is(err, fositeconsent.ErrAlreadyDecided):
-		p := errorPage{
+		s.startAgain(w, r, http.StatusConflict, d.query, errorPage{
 			Heading:     "This page has already been answered",
 			Explanation: "A decision counts once. It was taken when this page was sent for the first time, and this time nothing happened.",
-			Advice:      "If the application did not continue, start again: you will be asked anew.",
-			Link:        returnPath(d.query), LinkText: "Start again",
-		}
-		if isPushed(ar.GetRequestForm()) { // which may have been used up: only the client can push another
-			p.Advice, p.Link, p.LinkText = "If the application did not continue, go back to it and start again.", "", ""
-		}
-		s.renderError(w, r, http.StatusConflict, p)
+		})
 	case errors.Is(err, fositeconsent.ErrInvalidDecision):
 		s.badForm(w, r, errors.New("it approves something that was not asked for"))
 	case errors.Is(err, fositeconsent.ErrTicketExpired):
@@ -433,22 +434,35 @@ func (s *server) refuseDecision(w http.ResponseWriter, r *http.Request, ar fosit
 	case fositeconsent.NeedsConsent(err):
 		s.showConsent(w, r, http.StatusConflict, ar, st, d.query, "This is not the request that you were shown, or you signed in again meanwhile. Nothing was approved. Please look at it and decide again.")
 	case isServerError(err) && told.Consumed:
-		// The database was lost in the middle of the commit. If it did commit, this page
-		// is spent, for a response that nobody has.
-		s.log.ErrorContext(r.Context(), "decision with an unknown outcome", "error", err)
-		w.Header().Set("Retry-After", "5")
-		s.renderError(w, r, http.StatusServiceUnavailable, errorPage{
-			Heading:     "This is not working right now",
-			Explanation: "The server has a problem, and cannot tell whether your decision was stored. The application has got nothing.",
-			Advice:      "Please try again in a moment: you will be asked anew.",
-			Link:        returnPath(d.query), LinkText: "Try again",
-		})
+		s.unknownOutcome(w, r, d.query, err)
 	case isServerError(err):
 		s.unavailable(w, r, "decision could not be carried out", err)
 	default:
 		s.finish(w, r, d.query)
 		s.writeAuthorizeError(w, r, ar, err)
 	}
+}
+
+// unknownOutcome is the page for when the database was lost in the middle of the commit. If it
+// did commit, the decision is spent, for a response that nobody has.
+func (s *server) unknownOutcome(w http.ResponseWriter, r *http.Request, query string, err error) {
+	s.log.ErrorContext(r.Context(), "decision with an unknown outcome", "error", err)
+	w.Header().Set("Retry-After", "5")
+	s.renderError(w, r, http.StatusServiceUnavailable, errorPage{
+		Heading:     "This is not working right now",
+		Explanation: "The server has a problem, and cannot tell whether your decision was stored. The application has got nothing.",
+		Advice:      "Please try again in a moment: you will be asked anew.",
+		Link:        returnPath(query), LinkText: "Try again",
+	})
+}
+
+// startAgain is a page about a decision that does not count (any more), with a way on.
+func (s *server) startAgain(w http.ResponseWriter, r *http.Request, status int, query string, p errorPage) {
+	p.Advice, p.Link, p.LinkText = "If the application did not continue, start again: you will be asked anew.", returnPath(query), "Start again"
+	if params, err := url.ParseQuery(query); err != nil || isPushed(params) { // which may have been used up: only the client can push another
+		p.Advice, p.Link, p.LinkText = "If the application did not continue, go back to it and start again.", "", ""
+	}
+	s.renderError(w, r, status, p)
 }
 
 // isServerError reports whether the fault is this server's and may pass. Then the page

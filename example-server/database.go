@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/fosite-consent/fosite-consent/example-server/loginapi"
 	"github.com/fosite-consent/fosite-consent/pgstore"
 )
 
@@ -34,7 +35,8 @@ CREATE TABLE IF NOT EXISTS example_server_signing_keys (
     id          text        PRIMARY KEY, -- the kid in ID tokens and in the JWKS
     private_key bytea       NOT NULL,    -- secret as well
     created_at  timestamptz NOT NULL
-);`
+);
+` + loginapi.Schema
 
 // schemaLock is the advisory lock under which the tables and the keys are made:
 // CREATE TABLE IF NOT EXISTS alone fails when two processes start at once.
@@ -113,6 +115,9 @@ func checkTables(ctx context.Context, pool *pgxpool.Pool, stores ...interface {
 		if err := store.CheckSchema(ctx); err != nil {
 			return err
 		}
+	}
+	if _, err := pool.Exec(ctx, loginapi.CheckTable); err != nil {
+		return err
 	}
 	_, err := pool.Exec(ctx, "SELECT token, data, expiry, name, value, id, private_key FROM sessions, example_server_keys, example_server_signing_keys LIMIT 0")
 	return err

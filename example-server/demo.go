@@ -33,7 +33,7 @@ import (
 // from inside.
 type demo struct {
 	server   *server
-	login    *demoLogin
+	login    *demoLogin          // nil with a login page elsewhere
 	sessions *scs.SessionManager // the relying party's own
 	http     *http.Client
 
@@ -49,7 +49,7 @@ type demoLogin struct{ Username, Password string }
 // demoAnswer is a consent page as it was sent, for sending it again.
 type demoAnswer struct {
 	grant fositeconsent.ID
-	form  url.Values
+	form  url.Values // nil if the page was elsewhere
 }
 
 // demoEvent is what the gate said, for showing.
@@ -89,7 +89,6 @@ const (
 func newDemo(s *server) (*demo, []*client, *users, error) {
 	d := &demo{
 		server:   s,
-		login:    &demoLogin{demoUser, s.keys.demoPassword},
 		sessions: newSessions(s.sessions.Store, "demo", isHTTPS(s.issuer)),
 		http: &http.Client{
 			Timeout:       10 * time.Second,
@@ -99,17 +98,14 @@ func newDemo(s *server) (*demo, []*client, *users, error) {
 		passes:  recent[string, demoEvent]{limit: 256},
 		events:  recent[fositeconsent.ID, []demoEvent]{limit: 256},
 	}
-	hash, err := bcrypt.GenerateFromPassword([]byte(d.login.Password), bcrypt.DefaultCost)
-	if err != nil {
-		return nil, nil, nil, err
+	var accounts *users
+	if s.config.loginURL == "" {
+		d.login = &demoLogin{demoUser, s.keys.demoPassword}
+		var err error
+		if accounts, err = d.login.users(); err != nil {
+			return nil, nil, nil, err
+		}
 	}
-	accounts, err := newUsers(map[string][]byte{demoUser: hash})
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	// The hash has another salt in every process, and the password is the same.
-	sum := sha256.Sum256([]byte("demo " + d.login.Password))
-	accounts.fixed = map[string]string{demoUser: base64.RawURLEncoding.EncodeToString(sum[:])}
 	redirectURIs := []string{s.issuer + pathDemoCallback}
 	var clients []*client
 	for _, r := range []*registration{
@@ -132,16 +128,36 @@ func newDemo(s *server) (*demo, []*client, *users, error) {
 	return d, clients, accounts, nil
 }
 
+// users returns the one that there is.
+func (l *demoLogin) users() (*users, error) {
+	hash, err := bcrypt.GenerateFromPassword([]byte(l.Password), bcrypt.DefaultCost)
+	if err != nil {
+		return nil, err
+	}
+	accounts, err := newUsers(map[string][]byte{l.Username: hash})
+	if err != nil {
+		return nil, err
+	}
+	// The hash has another salt in every process, and the password is the same.
+	sum := sha256.Sum256([]byte("demo " + l.Password))
+	accounts.fixed = map[string]string{l.Username: base64.RawURLEncoding.EncodeToString(sum[:])}
+	return accounts, nil
+}
+
 // announce tells whoever has started the server where to click.
 func (d *demo) announce(w io.Writer) {
+	signIn := "elsewhere, " + d.server.config.loginURL
+	if d.login != nil {
+		signIn = fmt.Sprintf("as %s, password %s", d.login.Username, d.login.Password)
+	}
 	_, _ = fmt.Fprintf(w, `
   Open           %s/
-  Sign in as     %s, password %s
+  Sign in        %s
   Clients        %s, confidential, secret %s
                  %s, public
   Stop           Ctrl-C
 
-`, d.server.issuer, d.login.Username, d.login.Password, demoConfidential, d.server.keys.demoClientSecret, demoPublic)
+`, d.server.issuer, signIn, demoConfidential, d.server.keys.demoClientSecret, demoPublic)
 }
 
 // routes adds the relying party's endpoints.
@@ -245,9 +261,10 @@ func (d *demo) home(w http.ResponseWriter, r *http.Request) {
 	d.server.render(w, r, http.StatusOK, "demo", struct {
 		page
 		Login        *demoLogin
+		Elsewhere    bool // the consent page
 		HasRun       bool
 		Applications string
-	}{page{Title: "Consent demo"}, d.login, run != nil && run.Answered, pathApplications})
+	}{page{Title: "Consent demo"}, d.login, d.server.consents != nil, run != nil && run.Answered, pathApplications})
 }
 
 // start sends the browser to the authorization endpoint.
@@ -403,6 +420,7 @@ func (d *demo) result(w http.ResponseWriter, r *http.Request) {
 		ClaimsText   string
 		GrantID      string
 		Events       []demoEvent
+		Approved     bool
 		CanReplay    bool
 		Silent       bool
 		More         string
@@ -410,7 +428,7 @@ func (d *demo) result(w http.ResponseWriter, r *http.Request) {
 		HasMore      bool
 		Applications string
 	}{
-		page{title}, run, scopes, claims.String(), answer.grant.String(), events, answered, passed,
+		page{title}, run, scopes, claims.String(), answer.grant.String(), events, answered, answer.form != nil, passed,
 		demoMore, describeScope(demoMore).Title, slices.Contains(run.Requested, demoMore), pathApplications,
 	})
 }
@@ -427,7 +445,7 @@ func (d *demo) replay(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer, ok := d.answer(run.State)
-	if !ok {
+	if !ok || answer.form == nil {
 		http.Redirect(w, r, pathDemoResult, http.StatusSeeOther)
 		return
 	}
@@ -504,6 +522,9 @@ func (d *demo) approved(state string, grant fositeconsent.ID, form url.Values) {
 	d.answers.put(state, demoAnswer{grant, form})
 }
 
+// decided remembers a request that was approved on a page elsewhere.
+func (d *demo) decided(state string, grant fositeconsent.ID) { d.approved(state, grant, nil) }
+
 // passed remembers a request that was answered without a page.
 func (d *demo) passed(state string, e fositeconsent.Event) {
 	d.mu.Lock()
@@ -555,7 +576,7 @@ func explainEvent(e fositeconsent.Event) string {
 	case fositeconsent.ActionConsume:
 		return "Nobody was asked: what you had told the server to remember covers all of the request. The response was recorded under it, so that taking it back ends this one as well."
 	case fositeconsent.ActionPrompt:
-		return "The consent page was shown. Nothing is stored yet."
+		return "The consent page was shown. Nothing is approved yet."
 	case fositeconsent.ActionApprove:
 		return "You approved: the grant was stored, for " + strings.Join(e.GrantedScopes, ", ") + ", spent, and only then the code was made, all in one transaction."
 	case fositeconsent.ActionDeny:

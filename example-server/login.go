@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/ory/fosite"
-	"github.com/ory/fosite/handler/openid"
 	"github.com/ory/fosite/token/jwt"
 )
 
@@ -24,6 +23,8 @@ type login struct {
 	username  string    // the subject
 	sessionID string    // random, not the cookie's value
 	at        time.Time // when the password was checked
+
+	confirmed confirmedLogin // what the login application has said of it, if there is one
 }
 
 // What the session holds.
@@ -31,7 +32,8 @@ const (
 	sessionUsername    = "username"
 	sessionLoginID     = "login_id"
 	sessionAuthTime    = "auth_time"    // microseconds
-	sessionCredential  = "credential"   // users.credential when the password was checked
+	sessionCredential  = "credential"   // credential when the password was checked
+	sessionLoginUntil  = "login_until"  // microseconds, if the login ends before the session
 	sessionFreshLogins = "fresh_logins" // JSON of []freshLogin
 )
 
@@ -66,11 +68,24 @@ func (s *server) readLogin(ctx context.Context) *login {
 		sessionID: s.sessions.GetString(ctx, sessionLoginID),
 		at:        time.UnixMicro(at).UTC(),
 	}
-	credential := s.users.credential(l.username)
+	if text := s.sessions.GetString(ctx, sessionLoginUntil); text != "" {
+		if until, err := strconv.ParseInt(text, 10, 64); err != nil || until <= time.Now().UnixMicro() {
+			return nil
+		}
+	}
+	credential := s.credential(l.username)
 	if l.username == "" || l.sessionID == "" || credential == "" || s.sessions.GetString(ctx, sessionCredential) != credential {
 		return nil
 	}
 	return l
+}
+
+// credential returns what a login is good for no longer than it is the same, "" for a user that there is not.
+func (s *server) credential(username string) string {
+	if s.logins != nil {
+		return credentialElsewhere
+	}
+	return s.users.credential(username)
 }
 
 // A request with prompt=login, prompt=select_account or max_age may need a new
@@ -135,6 +150,9 @@ func (s *server) rememberRequest(ctx context.Context, query string) {
 // forgetRequest is called when the request is answered: the same one needs a new
 // login when it comes again.
 func (s *server) forgetRequest(ctx context.Context, query string) {
+	if s.logins != nil {
+		s.forgetConfirmed(ctx, query)
+	}
 	key := requestKey(query)
 	list := s.freshLogins(ctx)
 	rest := slices.DeleteFunc(slices.Clone(list), func(f freshLogin) bool { return f.Request == key })
@@ -145,9 +163,9 @@ func (s *server) forgetRequest(ctx context.Context, query string) {
 
 // standing is what a login is worth for an authorization request.
 type standing struct {
-	session  *openid.DefaultSession // of the user, without a subject if nobody is signed in
-	signIn   bool                   // the password has to be asked for first
-	remember bool                   // rememberRequest has to be called before that
+	session  *tokenSession // of the user, without a subject if nobody is signed in
+	signIn   bool          // the password has to be asked for first
+	remember bool          // rememberRequest has to be called before that
 }
 
 // stand compares the login with what the request asks of it.
@@ -170,14 +188,13 @@ func (s *server) stand(ctx context.Context, form url.Values, query string) stand
 	if known {
 		requestedAt = seen
 	}
-	st.session = &openid.DefaultSession{
-		Claims:  &jwt.IDTokenClaims{RequestedAt: requestedAt, Extra: map[string]interface{}{}},
-		Headers: &jwt.Headers{}, // the key's id is added when it signs
-	}
+	st.session = newTokenSession() // the key's id is added to the headers when it signs
+	st.session.Claims = &jwt.IDTokenClaims{RequestedAt: requestedAt, Extra: map[string]any{}}
 	if l != nil {
 		st.session.Subject, st.session.Username = l.username, l.username
 		st.session.Claims.Subject = l.username
 		st.session.Claims.AuthTime = l.at
+		st.session.Claims.AuthenticationContextClassReference, st.session.Claims.AuthenticationMethodsReferences = l.confirmed.ACR, l.confirmed.AMR
 		if !known && l.at.After(requestedAt) { // signed in at a process whose clock is ahead
 			st.session.Claims.RequestedAt = l.at
 		}
@@ -248,7 +265,7 @@ func (s *server) renderLogin(w http.ResponseWriter, r *http.Request, status int,
 func (s *server) getLogin(w http.ResponseWriter, r *http.Request) {
 	l := loginFrom(r.Context())
 	if l == nil {
-		s.renderLogin(w, r, http.StatusOK, "", loginPage{})
+		s.askWhoIsThere(w, r, "")
 		return
 	}
 	s.render(w, r, http.StatusOK, "account", struct {
@@ -257,6 +274,15 @@ func (s *server) getLogin(w http.ResponseWriter, r *http.Request) {
 		Demo         bool
 		Applications string
 	}{page{Title: "Signed in"}, l.username, s.demo != nil, pathApplications})
+}
+
+// askWhoIsThere asks for the password of somebody who comes without an authorization request.
+func (s *server) askWhoIsThere(w http.ResponseWriter, r *http.Request, next string) {
+	if s.logins != nil {
+		s.signInElsewhere(w, r)
+		return
+	}
+	s.renderLogin(w, r, http.StatusOK, "", loginPage{Next: next})
 }
 
 // postLogin checks the password.
@@ -294,15 +320,7 @@ func (s *server) postLogin(w http.ResponseWriter, r *http.Request) {
 		s.unavailable(w, r, "session could not be renewed", err)
 		return
 	}
-	now := time.Now()
-	if seen, known := s.firstSeen(ctx, query); known && now.Before(seen) { // noted by a process whose clock is ahead
-		now = seen
-	}
-	s.sessions.Put(ctx, sessionUsername, username)
-	s.sessions.Put(ctx, sessionCredential, s.users.credential(username))
-	s.sessions.Put(ctx, sessionLoginID, rand.Text())
-	s.sessions.Put(ctx, sessionAuthTime, strconv.FormatInt(now.UnixMicro(), 10))
-	s.sessions.SetDeadline(ctx, time.Now().Add(loginLifetime))
+	s.keepLogin(ctx, &login{username: username, sessionID: rand.Text(), at: s.signedInAt(ctx, query)}, loginLifetime)
 	if err := s.saveSession(ctx, w); err != nil {
 		s.unavailable(w, r, "session could not be stored", err)
 		return
@@ -313,6 +331,30 @@ func (s *server) postLogin(w http.ResponseWriter, r *http.Request) {
 		to = pathApplications
 	}
 	http.Redirect(w, r, to, http.StatusSeeOther)
+}
+
+// signedInAt is the time of a login that was made just now, for the request.
+func (s *server) signedInAt(ctx context.Context, query string) time.Time {
+	now := time.Now()
+	if seen, known := s.firstSeen(ctx, query); known && now.Before(seen) { // noted by a process whose clock is ahead
+		return seen
+	}
+	return now
+}
+
+// keepLogin has the browser signed in from now on, for loginLifetime at most.
+func (s *server) keepLogin(ctx context.Context, l *login, lifetime time.Duration) {
+	s.sessions.Put(ctx, sessionUsername, l.username)
+	s.sessions.Put(ctx, sessionCredential, s.credential(l.username))
+	s.sessions.Put(ctx, sessionLoginID, l.sessionID)
+	s.sessions.Put(ctx, sessionAuthTime, strconv.FormatInt(l.at.UnixMicro(), 10))
+	now := time.Now()
+	s.sessions.SetDeadline(ctx, now.Add(loginLifetime))
+	if lifetime < loginLifetime {
+		s.sessions.Put(ctx, sessionLoginUntil, strconv.FormatInt(now.Add(lifetime).UnixMicro(), 10))
+	} else {
+		s.sessions.Remove(ctx, sessionLoginUntil)
+	}
 }
 
 // postLogout ends the login, and goes on with the authorization request for

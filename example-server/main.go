@@ -44,6 +44,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fosite-consent/fosite-consent/example-server/postgres"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
 	"github.com/fosite-consent/fosite-consent/pgstore"
 	"github.com/fosite-consent/fosite-consent/pgstore/fositestore"
 )
@@ -80,7 +81,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	var clients []*client
 	var accounts *users
 	if !config.demo() {
-		if clients, err = readClients(config.clientsFile); err == nil {
+		if clients, err = readClients(config.clientsFile); err == nil && config.loginURL == "" {
 			accounts, err = readUsers(config.usersFile)
 		}
 		if err == nil && config.issuer != "" && !isLoopback(hostname(config.issuer)) {
@@ -98,8 +99,17 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 			return 2
 		}
 	}
+	var application func(*http.Request) error // nil: whoever reaches the internal API
+	if config.apiTokenFile != "" {
+		token, err := readToken(config.apiTokenFile)
+		if err != nil {
+			_, _ = fmt.Fprintf(stderr, "example-server: -api-token-file: %v\n", err)
+			return 2
+		}
+		application = consentapi.BearerToken(token)
+	}
 	log := newLogger(config.logFormat, stderr)
-	err = serve(ctx, config, clients, accounts, operator, log, stdout)
+	err = serve(ctx, config, clients, accounts, operator, application, log, stdout)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) { // asked to stop while still starting
 		return 0
 	}
@@ -119,7 +129,7 @@ func newLogger(format string, w io.Writer) *slog.Logger {
 
 // serve runs the server until the context ends, and then takes everything down in
 // the opposite order: requests, background work, connections, PostgreSQL.
-func serve(ctx context.Context, config config, clients []*client, accounts *users, operator adminCredential, log *slog.Logger, stdout io.Writer) (err error) {
+func serve(ctx context.Context, config config, clients []*client, accounts *users, operator adminCredential, application func(*http.Request) error, log *slog.Logger, stdout io.Writer) (err error) {
 	// First of all, since it is what fails when another process has the port.
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", config.listen)
 	if err != nil {
@@ -133,6 +143,14 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 			return fmt.Errorf("%w: choose another address with -admin-listen", err)
 		}
 		defer func() { _ = adminListener.Close() }()
+	}
+
+	var apiListener net.Listener // nil with pages of its own
+	if config.apiListen != "" {
+		if apiListener, err = new(net.ListenConfig).Listen(ctx, "tcp", config.apiListen); err != nil {
+			return fmt.Errorf("%w: choose another address with -api-listen", err)
+		}
+		defer func() { _ = apiListener.Close() }()
 	}
 
 	issuer := config.issuer
@@ -188,6 +206,11 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	if err != nil {
 		return err
 	}
+	if config.loginURL != "" {
+		if s.logins, err = s.newLoginAPI(pool); err != nil {
+			return err
+		}
+	}
 	s.ready = func(ctx context.Context) error { return checkTables(ctx, pool, store, storage) }
 	onEvent := logEvents(log)
 	if config.demo() {
@@ -202,6 +225,11 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	})
 	if err != nil {
 		return err
+	}
+	if config.consentURL != "" {
+		if s.consents, err = s.newConsentAPI(store, application); err != nil {
+			return err
+		}
 	}
 	for _, c := range clients {
 		s.clients[c.ID] = c
@@ -222,9 +250,12 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	work.Go(func() error { return sessionStore{pool}.sweep(workCtx, log) })
 	work.Go(func() error { return storageSweeper.Run(workCtx) })
 	work.Go(func() error { return keys.signing.run(workCtx) })
+	if s.logins != nil {
+		work.Go(func() error { return s.logins.Sweep(workCtx, log) })
+	}
 
 	var servers []*http.Server
-	served := make(chan error, 2)
+	served := make(chan error, 3)
 	start := func(handler http.Handler, listener net.Listener) {
 		server := newHTTPServer(handler, config, log)
 		servers = append(servers, server)
@@ -237,6 +268,11 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 		if host, _, err := net.SplitHostPort(adminListener.Addr().String()); err != nil || !isLoopback(host) {
 			log.Warn("the operator's listener has no TLS and can be reached from elsewhere: let nothing but a proxy with TLS reach it")
 		}
+	}
+	if apiListener != nil {
+		start(s.apiHandler(application), apiListener)
+		log.Info("listening for the application that has the pages", "addr", apiListener.Addr().String())
+		s.warnIfPublic(apiListener.Addr().String(), application)
 	}
 	log.Info("listening", "addr", listener.Addr().String(), "issuer", issuer)
 	if s.demo != nil {

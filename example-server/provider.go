@@ -14,6 +14,7 @@ import (
 	"github.com/ory/fosite/handler/openid"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
 )
 
 // providerConfig is what the authorization server proper is made of.
@@ -74,6 +75,7 @@ func newProvider(c providerConfig) (fosite.OAuth2Provider, *fositeconsent.Gate, 
 		Consents:       c.consents,
 		Decisions:      c.decisions,
 		DescribeClient: shownOfClient,
+		ApplyData:      consentapi.ApplyData, // of decisions that a consent application has made, also if there is none any more
 		OnEvent:        noteEvent(c.onEvent),
 	})
 	if err != nil {

@@ -12,7 +12,9 @@ import (
 	"github.com/alexedwards/scs/v2"
 	"github.com/ory/fosite"
 
+	"github.com/fosite-consent/fosite-consent/example-server/loginapi"
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
 )
 
 // The endpoints.
@@ -26,7 +28,9 @@ const (
 	pathJWKS         = "/.well-known/jwks.json"
 	pathLogin        = "/login"
 	pathLogout       = "/logout"
+	pathLoginBack    = "/login/back"
 	pathConsent      = "/consent"
+	pathConsentBack  = "/consent/back"
 	pathApplications = "/account/applications"
 	pathTakeBack     = "/account/applications/revoke"
 	pathAssets       = "/assets/"
@@ -45,7 +49,9 @@ type server struct {
 	gate         *fositeconsent.Gate
 	fositeConfig *fosite.Config
 	ready        func(context.Context) error
-	demo         *demo // nil with clients and users of one's own
+	demo         *demo           // nil with clients and users of one's own
+	logins       *loginapi.API   // nil with a login page of one's own; then there are no users
+	consents     *consentapi.API // nil with a consent page of one's own
 }
 
 // maxBody bounds a request's body: the consent page's form holds the authorization
@@ -78,9 +84,17 @@ func (s *server) handler() (http.Handler, error) {
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", s.discovery)
 
 	mux.Handle("GET "+pathLogin, s.withSession(s.getLogin))
-	mux.Handle("POST "+pathLogin, decision(s.postLogin))
+	if s.logins == nil {
+		mux.Handle("POST "+pathLogin, decision(s.postLogin))
+	} else {
+		mux.Handle("GET "+pathLoginBack, s.withSession(s.getLoginBack))
+	}
 	mux.Handle("POST "+pathLogout, decision(s.postLogout))
-	mux.Handle("POST "+pathConsent, decision(s.postConsent))
+	if s.consents == nil {
+		mux.Handle("POST "+pathConsent, decision(s.postConsent))
+	} else {
+		mux.Handle("GET "+pathConsentBack, s.withSession(s.getConsentBack))
+	}
 	mux.Handle("GET "+pathApplications, s.withSession(s.getApplications))
 	mux.Handle("GET "+pathTakeBack, s.withSession(s.getTakeBack))
 	mux.Handle("POST "+pathTakeBack, decision(s.postTakeBack))

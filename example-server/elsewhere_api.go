@@ -1,0 +1,51 @@
+package main
+
+import (
+	"net/http"
+
+	"github.com/fosite-consent/fosite-consent/example-server/loginapi"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
+)
+
+// apiHandler returns what the internal listener serves: Hydra's API for the pages that are elsewhere, and nothing else. Without
+// a token, whoever reaches it is let in.
+func (s *server) apiHandler(authenticate func(*http.Request) error) http.Handler {
+	mux := http.NewServeMux()
+	if s.logins != nil {
+		logins := s.logins.Handler()
+		mux.Handle(loginapi.Path, logins)
+		mux.Handle(loginapi.Path+"/", logins)
+	}
+	if s.consents != nil {
+		mux.Handle("/", s.consents.Handler())
+	}
+	guarded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		setSecurityHeaders(w.Header())
+		switch {
+		// An application is a server. What a page has a browser send to this machine says where it is from.
+		case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
+			writeAdminError(w, http.StatusForbidden, "forbidden", "The request was sent by a browser. This API is for servers.")
+		case authenticate != nil && authenticate(r) != nil:
+			s.log.WarnContext(r.Context(), "refused to somebody who is not the application", "method", r.Method, "remote_addr", r.RemoteAddr)
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			writeAdminError(w, http.StatusUnauthorized, "request_unauthorized", "Send the application's token in the header Authorization: Bearer …")
+		default:
+			mux.ServeHTTP(w, r)
+		}
+	})
+	broken := func(w http.ResponseWriter, _ *http.Request) {
+		writeAdminError(w, http.StatusInternalServerError, "server_error", "The server could not finish this. What became of the call is not known: repeat it.")
+	}
+	return http.MaxBytesHandler(s.observe(guarded, broken), maxBody)
+}
+
+// warnIfPublic says so if anybody may decide for everybody.
+func (s *server) warnIfPublic(address string, authenticate func(*http.Request) error) {
+	switch {
+	case !consentapi.PublicAddress(address):
+	case authenticate == nil:
+		s.log.Warn("the internal API can be reached from elsewhere, and lets everybody in who decides for everybody: set -api-token-file, or -api-listen to a loopback address", "addr", address)
+	default:
+		s.log.Warn("the internal API has no TLS and can be reached from elsewhere: let nothing but the application reach it", "addr", address)
+	}
+}
