@@ -103,7 +103,7 @@ func (s *server) cannotResume(w http.ResponseWriter, r *http.Request, resumed *c
 		return
 	}
 	s.log.WarnContext(r.Context(), "answer of the consent application refused", "error", err)
-	p := errorPage{Heading: "This decision was not made here", Explanation: "This browser is not waiting for it, so nothing was approved."}
+	p := errorPage{Heading: "Nobody is waiting for this decision", Explanation: "It was not asked for in this browser, or it has led to an answer already. This time nothing happened."}
 	status := http.StatusForbidden
 	if resumed == nil { // and nobody knows what it was about
 		p.Advice = "Go back to the application and start again."

@@ -287,9 +287,14 @@ func (s *Resumed) Respond(w http.ResponseWriter, r *http.Request, provider fosit
 	return resp, nil
 }
 
-// asError is what the client is told (RFC 6749, Section 4.1.2.1).
+// asError is what the client is told (RFC 6749, Section 4.1.2.1). The status goes nowhere, since the browser is redirected; one of a server's
+// error would have hosts take the application's decision for a failure of theirs.
 func (j *rejection) asError() error {
-	return (&fosite.RFC6749Error{ErrorField: j.Error, DescriptionField: j.Description, CodeField: j.StatusCode}).WithHint(j.Hint)
+	status := j.StatusCode
+	if status >= http.StatusInternalServerError {
+		status = http.StatusBadRequest
+	}
+	return (&fosite.RFC6749Error{ErrorField: j.Error, DescriptionField: j.Description, CodeField: status}).WithHint(j.Hint)
 }
 
 // serverError is what the client is told of what is none of its business.

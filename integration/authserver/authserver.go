@@ -105,7 +105,8 @@ type Client struct {
 type Config struct {
 	// DatabaseURL is required.
 	DatabaseURL string
-	// Clients and Users, user name to password. Without either the server runs its demo.
+	// Clients and Users, user name to password. Without either the server runs its demo; without users, they
+	// are those of the application that a flag names.
 	Clients []Client
 	Users   map[string]string
 	// Issuer is the URL that browsers know the server by. With https a proxy is
@@ -149,7 +150,10 @@ func New(t testing.TB, config Config) *Site {
 			s.Forbid("a client secret", client.Secret)
 		}
 		dir := t.TempDir()
-		s.args = append(s.args, "-clients", writeJSON(t, dir, "clients.json", config.Clients), "-users", writeJSON(t, dir, "users.json", hashes))
+		s.args = append(s.args, "-clients", writeJSON(t, dir, "clients.json", config.Clients))
+		if len(config.Users) > 0 {
+			s.args = append(s.args, "-users", writeJSON(t, dir, "users.json", hashes))
+		}
 	}
 	s.args = append(s.args, config.Flags...)
 	t.Cleanup(s.check)
@@ -184,6 +188,9 @@ func (s *Site) Forbid(what, secret string) {
 var forbidden = map[string]string{
 	"fcg_":               "a consent token",
 	"fct_":               "a consent page's ticket",
+	"fcc_":               "a consent challenge",
+	"fcv_":               "a consent verifier",
+	"fcb_":               "the cookie of a consent request",
 	"ory_at_":            "an access token",
 	"ory_rt_":            "a refresh token",
 	"ory_ac_":            "an authorization code",
@@ -338,6 +345,18 @@ func (s *Server) Kill() {
 		_ = s.process.Process.Kill()
 		<-s.exited
 	})
+}
+
+// API returns the URL of the internal API, for which -api-listen has to be among the flags.
+func (s *Server) API() string {
+	s.site.t.Helper()
+	for _, line := range s.Lines() {
+		if strings.HasPrefix(line.Message, "listening for the application") {
+			return "http://" + line.Addr
+		}
+	}
+	s.site.t.Fatal("authserver: the server has no internal API")
+	return ""
 }
 
 // Log returns what the process has logged so far.
