@@ -74,7 +74,7 @@ func (s *server) getConsentBack(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, told := withEvent(r.Context())
 	r = r.WithContext(ctx)
-	resp, err := resumed.Respond(w, r, s.provider, ar, st.session)
+	resp, err := resumed.Respond(ctx, s.provider, ar, st.session)
 	switch {
 	case err == nil:
 		if s.demo != nil {

@@ -65,7 +65,7 @@ func Example() {
 			answer(w, ar, nil, err)
 			return
 		}
-		resp, err := resumed.Respond(w, r, provider, ar, newSession(ctx))
+		resp, err := resumed.Respond(ctx, provider, ar, newSession(ctx))
 		if fositeconsent.NeedsConsent(err) { // ask again
 			http.Redirect(w, r, "/oauth2/auth?"+resumed.Query, http.StatusSeeOther)
 			return

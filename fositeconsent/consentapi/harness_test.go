@@ -330,7 +330,7 @@ func (h *host) resume(w http.ResponseWriter, r *http.Request) {
 		h.answer(w, r, ar, nil, err)
 		return
 	}
-	resp, err := resumed.Respond(w, r, h.provider, ar, h.newSession())
+	resp, err := resumed.Respond(ctx, h.provider, ar, h.newSession())
 	if fositeconsent.NeedsConsent(err) {
 		h.note(err)
 		http.Redirect(w, r, "/oauth2/auth?"+resumed.Query, http.StatusSeeOther)

@@ -260,18 +260,19 @@ var errUnanswered = fmt.Errorf("%w: Respond was called on what Resume returned w
 // signed in now, and returns the response or the error to write to the client. An acceptance is used in the transaction in
 // which the response is issued: once, and if that fails, not at all. For a rejection the error is the application's, and [fositeconsent.Gate.Deny] has made it final.
 //
+// The browser's cookie stays until the request's time is over, though it is good for nothing more: by it, whoever comes back again by the back button can
+// be told so, with a way on.
+//
 // If [fositeconsent.NeedsConsent] is true of the error, the answer was used, revoked or has expired meanwhile, or is not for this
 // request or this session: send the browser to the authorization endpoint with Query.
-func (s *Resumed) Respond(w http.ResponseWriter, r *http.Request, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester, session fosite.Session) (fosite.AuthorizeResponder, error) {
+func (s *Resumed) Respond(ctx context.Context, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester, session fosite.Session) (fosite.AuthorizeResponder, error) {
 	if s == nil || s.answer == nil {
 		return nil, serverError(errUnanswered)
 	}
-	ctx := r.Context()
 	if !s.answer.Accepted {
 		if err := s.api.gate.Deny(ctx, ar, session, s.ticket); err != nil {
 			return nil, err
 		}
-		s.api.writeCookie(w, s.api.cookieName(s.id), "", -1)
 		return nil, s.answer.Rejection.asError()
 	}
 	use := &use{storage: s.api.storage, id: s.id, verifier: s.verifier, browser: s.browser}
@@ -283,7 +284,6 @@ func (s *Resumed) Respond(w http.ResponseWriter, r *http.Request, provider fosit
 	if !use.done { // nothing may have been issued; if it was, nobody gets it
 		return nil, serverError(fmt.Errorf("%w: the gate's Config.ApplyData is not consentapi.ApplyData, nor made by consentapi.ApplyDataWith: answers could be used again", fositeconsent.ErrMisconfigured))
 	}
-	s.api.writeCookie(w, s.api.cookieName(s.id), "", -1)
 	return resp, nil
 }
 
