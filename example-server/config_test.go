@@ -64,6 +64,17 @@ func TestConfigRefusesWhatCannotWork(t *testing.T) {
 		"an operator without a token":    {args: []string{"-admin-listen", "127.0.0.1:0"}, want: "-admin-token-file"},
 		"a token without an operator":    {env: []string{"ADMIN_TOKEN_FILE", "f"}, want: "-admin-listen"},
 		"an operator without a port":     {args: []string{"-admin-listen", "localhost", "-admin-token-file", "f"}, want: "-admin-listen"},
+		"pages elsewhere and no API":     {args: []string{"-consent-url", "https://a.example/consent"}, want: "-api-listen"},
+		"a login elsewhere and no API":   {args: []string{"-login-url", "https://a.example/login"}, want: "-api-listen"},
+		"an API and no pages elsewhere":  {args: []string{"-api-listen", "127.0.0.1:0"}, want: "-consent-url"},
+		"an API without a port":          {args: []string{"-api-listen", "localhost", "-consent-url", "https://a.example/consent"}, want: "-api-listen"},
+		"a token without an API":         {args: []string{"-api-token-file", "f"}, want: "-api-listen"},
+		"pages over plain http":          {args: []string{"-api-listen", "127.0.0.1:0", "-consent-url", "http://a.example/consent"}, want: "-consent-url"},
+		"pages with a fragment":          {args: []string{"-api-listen", "127.0.0.1:0", "-login-url", "https://a.example/login#x"}, want: "-login-url"},
+		"pages with a password":          {args: []string{"-api-listen", "127.0.0.1:0", "-login-url", "https://u:hunter2@a.example/"}, want: "-login-url: expected"},
+		"pages without a host":           {args: []string{"-api-listen", "127.0.0.1:0", "-login-url", "/login"}, want: "-login-url"},
+		"users of two kinds":             {args: []string{"-api-listen", "127.0.0.1:0", "-login-url", "https://a.example/login", "-clients", "f", "-users", "f"}, want: "exclude each other"},
+		"clients without anybody":        {args: []string{"-api-listen", "127.0.0.1:0", "-consent-url", "https://a.example/consent", "-clients", "f"}, want: "-users"},
 		"a grant that never ends":        {args: []string{"-grant-lifespan", "100h"}, want: "-grant-lifespan"},
 		"keys for a moment":              {args: []string{"-key-rotation", "59m"}, want: "-key-rotation"},
 		"no time for a request":          {args: []string{"-request-timeout", "0s"}, want: "-request-timeout"},
@@ -85,6 +96,25 @@ func TestConfigRefusesWhatCannotWork(t *testing.T) {
 	}
 }
 
+func TestConfigTakesPagesElsewhere(t *testing.T) {
+	c, err := parseConfig([]string{"-api-listen", "127.0.0.1:0", "-login-url", "https://a.example/login?tenant=1", "-consent-url", "http://localhost:3000/consent", "-clients", "f"}, environment(), io.Discard)
+	if err != nil || !c.pagesElsewhere() || c.demo() {
+		t.Errorf("got %+v, %v", c, err)
+	}
+}
+
+func TestRunRefusesAnAPITokenThatAnybodyCanGuess(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("short"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var errOut bytes.Buffer
+	code := run(t.Context(), []string{"-listen", "127.0.0.1:0", "-api-listen", "127.0.0.1:0", "-consent-url", "https://a.example/consent", "-api-token-file", file}, environment(), io.Discard, &errOut)
+	if code != 2 || !strings.Contains(errOut.String(), "-api-token-file") || strings.Contains(errOut.String(), "short") {
+		t.Errorf("code %d, %q", code, &errOut)
+	}
+}
+
 func TestConfigErrorsDoNotPrintTheDatabasePassword(t *testing.T) {
 	_, err := parseConfig([]string{"-listen", "x"}, environment("DATABASE_URL", "postgres://u:hunter2@h/d"), io.Discard)
 	if err == nil || strings.Contains(err.Error(), "hunter2") {
@@ -100,7 +130,7 @@ func TestHelpExplainsEveryFlagAndItsVariable(t *testing.T) {
 	if !strings.Contains(out.String(), "for ID tokens, 1h or more") {
 		t.Errorf("the least -key-rotation is missing in:\n%s", &out)
 	}
-	for _, name := range []string{"listen", "issuer", "database-url", "clients", "users", "admin-listen", "admin-token-file", "grant-lifespan", "key-rotation", "request-timeout", "pkce-plain", "log-format"} {
+	for _, name := range []string{"listen", "issuer", "database-url", "clients", "users", "admin-listen", "admin-token-file", "consent-url", "login-url", "api-listen", "api-token-file", "grant-lifespan", "key-rotation", "request-timeout", "pkce-plain", "log-format"} {
 		if !strings.Contains(out.String(), "\n  -"+name+" ") || !strings.Contains(out.String(), "["+environmentName(name)+"]") {
 			t.Errorf("-%s or %s is missing in:\n%s", name, environmentName(name), &out)
 		}

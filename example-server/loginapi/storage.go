@@ -116,10 +116,15 @@ func (a *API) Sweep(ctx context.Context, log *slog.Logger) error {
 		case <-tick.C:
 		}
 		passCtx, cancel := context.WithTimeout(ctx, time.Minute)
-		_, err := a.pool.Exec(passCtx, "DELETE FROM example_server_login_requests WHERE expires_at < statement_timestamp() - $1 * interval '1 second'", retention.Seconds())
+		err := a.sweep(passCtx)
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			log.Warn("login requests that have ended could not be deleted", "error", err)
 		}
 	}
+}
+
+func (a *API) sweep(ctx context.Context) error {
+	_, err := a.pool.Exec(ctx, "DELETE FROM example_server_login_requests WHERE expires_at < statement_timestamp() - $1 * interval '1 second'", retention.Seconds())
+	return err
 }
