@@ -7,6 +7,8 @@
 //	go run ./example-server        # a PostgreSQL of its own, and a demo to click through
 //	go run ./example-server -h     # what can be set
 //
+// With -login-url and -consent-url its pages are an application's, elsewhere: docs/hydra.md.
+//
 // # What is where
 //
 // Everything is in PostgreSQL: consent grants, what is remembered of them, codes and tokens, browser sessions, keys.
