@@ -116,7 +116,7 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 				t.Errorf("%s: %d, %v", name, resp.StatusCode, answer)
 			}
 		}
-		for _, claim := range []string{"sub", "iss", "aud", "exp", "iat", "nbf", "jti", "nonce", "auth_time", "acr", "amr", "azp", "at_hash", "c_hash", "sid", "SUB", "client_id", "scope", "active", "cnf"} {
+		for _, claim := range []string{"sub", "iss", "aud", "exp", "iat", "nbf", "jti", "nonce", "auth_time", "acr", "amr", "azp", "at_hash", "c_hash", "sid", "SUB", "ſub", "iſſ", "to\u212aen_type", "client_id", "scope", "active", "cnf"} {
 			for _, part := range []string{"access_token", "id_token"} {
 				body := fmt.Sprintf(`{"grant_scope":["openid"],"session":{%q:{%q:"x"}}}`, part, claim)
 				if resp, _ := h.call(http.MethodPut, pathRequest+"/accept?consent_challenge="+challenge, body); resp.StatusCode != http.StatusBadRequest {

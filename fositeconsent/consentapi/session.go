@@ -47,7 +47,8 @@ func (s *SessionData) check() error {
 		claims map[string]any
 	}{{"access_token", s.AccessToken}, {"id_token", s.IDToken}} {
 		for claim := range part.claims {
-			if slices.Contains(reservedClaims, strings.ToLower(claim)) {
+			// Without regard to case as decoders of JSON do it: for Go's, "ſub" and "toKen_type" with a Kelvin sign are these names, too.
+			if slices.ContainsFunc(reservedClaims, func(reserved string) bool { return strings.EqualFold(claim, reserved) }) {
 				return fmt.Errorf("session.%s has the claim %q, which the authorization server sets", part.name, claim)
 			}
 		}
