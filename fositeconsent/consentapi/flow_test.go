@@ -3,6 +3,7 @@ package consentapi_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -579,6 +580,118 @@ func TestAStorageThatFailsIsNeverAYes(t *testing.T) {
 	if h.issued() != 0 {
 		t.Errorf("%d responses were issued", h.issued())
 	}
+}
+
+// lying returns what no storage should.
+type lying struct {
+	grantsAndRequests
+	find, findAnswered, answer func(*consentapi.Request) *consentapi.Request
+}
+
+func (l *lying) FindConsentRequest(ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash) (*consentapi.Request, error) {
+	r, err := l.grantsAndRequests.FindConsentRequest(ctx, id, challenge)
+	if err == nil && l.find != nil {
+		r = l.find(r)
+	}
+	return r, err
+}
+
+func (l *lying) FindAnsweredConsentRequest(ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) (*consentapi.Request, error) {
+	r, err := l.grantsAndRequests.FindAnsweredConsentRequest(ctx, id, verifier, browser)
+	if err == nil && l.findAnswered != nil {
+		r = l.findAnswered(r)
+	}
+	return r, err
+}
+
+func (l *lying) AnswerConsentRequest(ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash, a *consentapi.Answer) (*consentapi.Request, error) {
+	r, err := l.grantsAndRequests.AnswerConsentRequest(ctx, id, challenge, a)
+	if err == nil && l.answer != nil {
+		r = l.answer(r)
+	}
+	return r, err
+}
+
+func TestAStorageIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	storage := &lying{}
+	h := newHost(t, options{wrap: func(under grantsAndRequests) grantsAndRequests {
+		storage.grantsAndRequests = under
+		return storage
+	}})
+	lies := map[string]func(*consentapi.Request) *consentapi.Request{
+		"nothing at all":          func(*consentapi.Request) *consentapi.Request { return nil },
+		"another request":         func(r *consentapi.Request) *consentapi.Request { r.ID[15]++; return r },
+		"no document":             func(r *consentapi.Request) *consentapi.Request { r.Document = nil; return r },
+		"a document without text": func(r *consentapi.Request) *consentapi.Request { r.Document = []byte("{}"); return r },
+		"an unknown state":        func(r *consentapi.Request) *consentapi.Request { r.State = "approved"; return r },
+	}
+	with := func(more map[string]func(*consentapi.Request) *consentapi.Request) map[string]func(*consentapi.Request) *consentapi.Request {
+		all := maps.Clone(lies)
+		maps.Copy(all, more)
+		return all
+	}
+	b := h.browser()
+	challenge := b.start(params())
+	for name, lie := range with(map[string]func(*consentapi.Request) *consentapi.Request{
+		"another challenge": func(r *consentapi.Request) *consentapi.Request { r.Challenge[0]++; return r },
+		"accepted, without an answer": func(r *consentapi.Request) *consentapi.Request {
+			r.State = consentapi.StateAccepted
+			return r
+		},
+		"rejected, without an answer": func(r *consentapi.Request) *consentapi.Request {
+			r.State = consentapi.StateRejected
+			return r
+		},
+	}) {
+		storage.find = lie
+		_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+		if wantError(t, resp, err, http.StatusInternalServerError); t.Failed() {
+			t.Fatalf("a look that finds %s", name)
+		}
+	}
+	storage.find = nil
+	to := h.accept(challenge, accepting("openid"))
+	for name, lie := range map[string]func(*consentapi.Request) *consentapi.Request{
+		"nothing at all":  lies["nothing at all"],
+		"another request": lies["another request"],
+		"no answer":       func(r *consentapi.Request) *consentapi.Request { r.Answer = nil; return r },
+		"another answer":  func(r *consentapi.Request) *consentapi.Request { r.Answer.Digest[0]++; return r },
+		"a rejection":     func(r *consentapi.Request) *consentapi.Request { r.Answer.Accepted = false; return r },
+		"another verifier": func(r *consentapi.Request) *consentapi.Request {
+			r.Answer.Verifier[0]++
+			return r
+		},
+	} {
+		storage.answer = lie
+		_, resp, err := h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
+		if wantError(t, resp, err, http.StatusInternalServerError); t.Failed() {
+			t.Fatalf("an answer that returns %s", name)
+		}
+	}
+	storage.answer = nil
+	for name, lie := range with(map[string]func(*consentapi.Request) *consentapi.Request{
+		"another browser":  func(r *consentapi.Request) *consentapi.Request { r.Browser[0]++; return r },
+		"another verifier": func(r *consentapi.Request) *consentapi.Request { r.Answer.Verifier[0]++; return r },
+		"no answer":        func(r *consentapi.Request) *consentapi.Request { r.Answer = nil; return r },
+		"no answer's text": func(r *consentapi.Request) *consentapi.Request { r.Answer.Document = nil; return r },
+		"still pending":    func(r *consentapi.Request) *consentapi.Request { r.State = consentapi.StatePending; return r },
+		"a rejection":      func(r *consentapi.Request) *consentapi.Request { r.State = consentapi.StateRejected; return r },
+		"a rejection that says what was accepted": func(r *consentapi.Request) *consentapi.Request {
+			r.State, r.Answer.Accepted = consentapi.StateRejected, false
+			return r
+		},
+	}) {
+		storage.findAnswered = lie
+		if b.wantPage(to, fositeconsent.ErrStorage); t.Failed() {
+			t.Fatalf("a look that finds %s", name)
+		}
+	}
+	storage.findAnswered = nil
+	if h.issued() != 0 {
+		t.Errorf("%d responses were issued", h.issued())
+	}
+	b.wantCode(to)
 }
 
 // breaking fails if it is told to.

@@ -217,6 +217,9 @@ func (a *API) getRequest(w http.ResponseWriter, r *http.Request) error {
 	switch request.State {
 	case StatePending:
 	case StateAccepted, StateRejected:
+		if request.Answer == nil {
+			return fmt.Errorf("%w: the consent request %s is %s and has no answer", fositeconsent.ErrStorage, request.ID, request.State)
+		}
 		verifier, err := a.verifierOf(r.Context(), request)
 		if err != nil {
 			return err
