@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -137,9 +138,14 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // who is gone need not be told
 }
 
-// single returns a parameter that may be there once, "" if it is not.
+// single returns a parameter that may be there once, "" if it is not. A query that cannot be read as a whole is an error: of a
+// parameter that was dropped, nobody knew that it narrows what is asked for.
 func single(r *http.Request, name string) (string, error) {
-	switch values := r.URL.Query()[name]; len(values) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return "", badRequestf("the parameters are not well-formed")
+	}
+	switch values := query[name]; len(values) {
 	case 0:
 		return "", nil
 	case 1:
