@@ -130,13 +130,11 @@ func at(u url.URL, name, value string) string {
 	return u.String()
 }
 
-// restart returns the address at which the authorization request is made again.
+// restart returns the address at which the authorization request is made again. Its parameters include those that
+// AuthorizationURL has itself (RFC 6749, Section 3.1), and a parameter that is there twice would be refused.
 func (a *API) restart(query string) string {
 	u := a.authorizationURL
-	if u.RawQuery != "" && query != "" {
-		u.RawQuery += "&"
-	}
-	u.RawQuery += query
+	u.RawQuery = query
 	return u.String()
 }
 

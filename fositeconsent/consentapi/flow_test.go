@@ -401,6 +401,33 @@ func TestSessionsOfTheHostsOwnKind(t *testing.T) {
 	}
 }
 
+func TestAnEndpointWithParametersOfItsOwn(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{api: func(c *consentapi.Config) {
+		c.AuthorizationURL += "?tenant=a"
+		c.ResumeURL += "?tenant=a"
+	}})
+	b := h.browser()
+	challenge := b.start(params("tenant", "a"))
+	asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := url.Parse(asked.GetRequestUrl())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := again.Query()["tenant"]; len(got) != 1 || got[0] != "a" {
+		t.Errorf("the request is made again at %s", again)
+	}
+	b.start(again.Query())
+	to := h.accept(challenge, accepting("openid"))
+	if !strings.Contains(to, "tenant=a") {
+		t.Errorf("the way back is %s", to)
+	}
+	b.wantCode(to)
+}
+
 func TestPushedRequestsPassThroughTheApplication(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, options{on: "postgres"})
