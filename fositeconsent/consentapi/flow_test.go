@@ -495,6 +495,19 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 				t.Errorf("a covered request that the application rejects: %s", location)
 			}
 		})
+		t.Run("what was skipped lasts no longer for it", func(t *testing.T) {
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }})
+			remember(h)
+			h.clock.Store(int64(40 * time.Minute))
+			b := h.browser()
+			body := accepting("openid", "photos")
+			body.Remember, body.RememberFor = hydra.PtrBool(true), hydra.PtrInt64(3600)
+			b.wantCode(h.accept(b.start(params("scope", "openid photos")), body))
+			h.clock.Store(int64(time.Hour))
+			if skip(h, b.start(params("scope", "openid photos"))) {
+				t.Error("skip is true when what the resource owner said is over")
+			}
+		})
 		t.Run("what the host has pre-approved is skipped", func(t *testing.T) {
 			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }, gate: func(c *fositeconsent.Config) {
 				c.PreApproved = func(_ context.Context, ar fosite.AuthorizeRequester, _ string) (bool, error) {

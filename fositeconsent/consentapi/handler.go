@@ -279,8 +279,9 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, parse func([]byte) 
 		return badRequest(err)
 	}
 	if answer.Accepted {
-		// What cannot be remembered is not: the resource owner is asked again, which takes nothing from anybody.
-		answer.Remember = answer.Remember && d.Rememberable
+		// What cannot be remembered is not: the resource owner is asked again, which takes nothing from anybody. Nor is what was skipped,
+		// as in Hydra: nobody was asked for how long, and it would never end.
+		answer.Remember = answer.Remember && d.Rememberable && !d.Skip
 		if !answer.Remember {
 			answer.RememberFor = 0
 		}
