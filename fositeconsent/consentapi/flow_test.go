@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -506,6 +507,41 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 			h.clock.Store(int64(time.Hour))
 			if skip(h, b.start(params("scope", "openid photos"))) {
 				t.Error("skip is true when what the resource owner said is over")
+			}
+		})
+		t.Run("skip is worth nothing once what it rests on is over", func(t *testing.T) {
+			var approved atomic.Bool
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }, gate: func(c *fositeconsent.Config) {
+				c.PreApproved = func(context.Context, fosite.AuthorizeRequester, string) (bool, error) { return approved.Load(), nil }
+			}})
+			b := h.browser()
+			for name, c := range map[string]struct{ begin, end func() }{
+				"revoked": {func() { remember(h) }, func() {
+					if _, err := h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("alice").All(true).Execute(); err != nil {
+						t.Fatal(err)
+					}
+				}},
+				"expired": {func() {
+					remember(h)
+					h.clock.Add(int64(50 * time.Minute))
+				}, func() { h.clock.Add(int64(10 * time.Minute)) }},
+				"not approved any more": {func() { approved.Store(true) }, func() { approved.Store(false) }},
+			} {
+				c.begin()
+				challenge, good := b.start(params("scope", "openid photos")), b.start(params("scope", "openid photos"))
+				if !skip(h, challenge) {
+					t.Fatalf("%s: skip is false", name)
+				}
+				b.wantCode(h.accept(good, accepting("openid", "photos")))
+				issued := h.issued()
+				c.end()
+				b.wantAskedAgain(h.accept(challenge, accepting("openid", "photos")), fositeconsent.ErrGrantRevoked)
+				if h.issued() != issued {
+					t.Errorf("%s: a response was issued, and nobody was asked", name)
+				}
+				if skip(h, b.start(params("scope", "openid photos"))) {
+					t.Errorf("%s: skip is still true", name)
+				}
 			}
 		})
 		t.Run("what the host has pre-approved is skipped", func(t *testing.T) {

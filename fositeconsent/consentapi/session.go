@@ -63,6 +63,7 @@ type use struct {
 	storage           RequestStorage
 	id                fositeconsent.ID
 	verifier, browser Hash
+	lapsed            bool // it was given without asking, and that does not hold any more
 	done              bool
 }
 
@@ -89,6 +90,9 @@ func applyDataWith(ctx context.Context, ar fosite.AuthorizeRequester, text []byt
 	// Without it, the request passes by a consent that is remembered, with that one's data.
 	if use, ok := ctx.Value(useKey{}).(*use); ok {
 		use.done = false // this may be a second attempt
+		if use.lapsed {
+			return useError(ErrRequestRevoked)
+		}
 		if err := use.storage.UseConsentRequest(ctx, use.id, use.verifier, use.browser); err != nil {
 			return useError(err)
 		}
