@@ -88,6 +88,8 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 			"without openid":                `{"grant_scope":["photos"]}`,
 			"nothing at all":                `{}`,
 			"null":                          `{"grant_scope":null}`,
+			"a list of null":                `{"grant_scope":[null]}`,
+			"a scope without text":          `{"grant_scope":["openid",""]}`,
 			"no body":                       ``,
 			"no object":                     `[]`,
 			"the literal null":              `null`,
@@ -141,6 +143,24 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 		// Nothing has changed: it can still be accepted.
 		b.wantCode(h.accept(challenge, &hydra.AcceptOAuth2ConsentRequest{GrantScope: []string{"photos", "openid"}}))
 	})
+}
+
+// The reference application sends [null] for a form on which nothing is ticked, and for a request without a scope.
+func TestNothingThatIsTickedIsNothingThatIsGranted(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{})
+	b := h.browser()
+	for _, scope := range []string{"photos contacts", ""} {
+		challenge := b.start(params("scope", scope))
+		resp, answer := h.call(http.MethodPut, pathRequest+"/accept?consent_challenge="+challenge, `{"grant_scope":[null],"grant_access_token_audience":[null]}`)
+		to, _ := answer["redirect_to"].(string)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("of %q: %d, %v", scope, resp.StatusCode, answer)
+		}
+		if tokens := h.exchange(b.wantCode(to)); tokens["scope"] != "" || tokens["access_token"] == nil {
+			t.Errorf("of %q: granted %v", scope, tokens)
+		}
+	}
 }
 
 func TestTheSameAnswerLeadsToTheSameAddressAndAnotherIsAConflict(t *testing.T) {
