@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -402,6 +403,49 @@ func TestWhoIsLetIn(t *testing.T) {
 	r.Header.Set("Authorization", "Bearer ")
 	if consentapi.BearerToken("")(r) == nil {
 		t.Error("no token lets in")
+	}
+}
+
+// A page whose name has come to lead to 127.0.0.1 is of the same origin as what answers there, and its GETs have no Origin.
+func TestALoopbackAddressUnderAnotherNameIsRefused(t *testing.T) {
+	t.Parallel()
+	const token = "a token of 32 bytes at the very least"
+	open, guarded := newHost(t, options{}), newHost(t, options{api: func(c *consentapi.Config) { c.Authenticate = consentapi.BearerToken(token) }})
+	get := func(h *host, name string) int {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.internal.URL+pathSessions+"?subject=alice", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = name
+		r.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for _, name := range []string{"attacker.example", "attacker.example:9098", "localhost.attacker.example", "127.0.0.1.attacker.example", "10.0.0.1"} {
+		if status := get(open, name); status != http.StatusForbidden {
+			t.Errorf("%s: %d", name, status)
+		}
+		if status := get(guarded, name); status != http.StatusOK {
+			t.Errorf("%s, with a token: %d", name, status)
+		}
+	}
+	for _, name := range []string{"localhost", "LocalHost:9098", "127.0.0.1:9098", "[::1]:9098", "127.0.0.2"} {
+		if status := get(open, name); status != http.StatusOK {
+			t.Errorf("%s: %d", name, status)
+		}
+	}
+	// A listener that others can reach has whatever name they have for it, and so has a Unix socket.
+	for _, address := range []net.Addr{&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)}, &net.UnixAddr{Name: "/run/consent.sock"}} {
+		r := httptest.NewRequest(http.MethodGet, "http://consent-api"+pathSessions+"?subject=alice", nil)
+		w := httptest.NewRecorder()
+		open.api.Handler().ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, address)))
+		if w.Code != http.StatusOK {
+			t.Errorf("%v: %d", address, w.Code)
+		}
 	}
 }
 
