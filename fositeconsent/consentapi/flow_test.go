@@ -287,6 +287,36 @@ func TestAfterARevocationNothingThatWasAcceptedBeforePasses(t *testing.T) {
 	})
 }
 
+func TestWhatWasAcceptedEndsWithItsLogin(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		for name, describe := range map[string]func(context.Context, fosite.AuthorizeRequester, fosite.Session, *consentapi.Login) error{
+			"a host that says nothing of the login": nil,
+			"a host that says something else": func(_ context.Context, _ fosite.AuthorizeRequester, _ fosite.Session, l *consentapi.Login) error {
+				l.SessionID = "another"
+				return nil
+			},
+		} {
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.DescribeLogin = describe }})
+			b := h.browser()
+			challenge := b.start(params())
+			asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+			if err != nil || asked.GetLoginSessionId() != "login-of-alice" {
+				t.Errorf("%s: the login is %q, %v", name, asked.GetLoginSessionId(), err)
+			}
+			to := h.accept(challenge, accepting("openid"))
+			if resp, _ := h.call(http.MethodDelete, pathSessions+"?subject=alice&all=true&login_session_id=login-of-alice", ""); resp.StatusCode != http.StatusNoContent {
+				t.Fatalf("%s: %d", name, resp.StatusCode)
+			}
+			b.wantPage(to, consentapi.ErrRequestRevoked)
+		}
+		h := newHost(t, options{on: on, gate: func(c *fositeconsent.Config) { c.LoginSession = nil }})
+		asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(h.browser().start(params())).Execute()
+		if err != nil || asked.GetLoginSessionId() != "login-of-alice" {
+			t.Errorf("without the gate's LoginSession: %q, %v", asked.GetLoginSessionId(), err)
+		}
+	})
+}
+
 // revoking revokes when the answer has been looked up and before it is used.
 type revoking struct {
 	grantsAndRequests

@@ -90,7 +90,7 @@ func (a *API) newRequest(ctx context.Context, ar fosite.AuthorizeRequester, sess
 	if err != nil {
 		return nil, err
 	}
-	login, err := a.login(ctx, ar, session)
+	login, err := a.login(ctx, ar, session, prompt.LoginSession)
 	if err != nil {
 		return nil, err
 	}
