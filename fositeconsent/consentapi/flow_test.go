@@ -794,6 +794,14 @@ func TestAStorageIsNotBelieved(t *testing.T) {
 		}
 	}
 	storage.findAnswered = nil
+	rejected := h.reject(b.start(params()), hydra.RejectOAuth2Request{})
+	for _, state := range []consentapi.State{consentapi.StatePending, consentapi.StateAccepted, "approved", ""} {
+		storage.findAnswered = func(r *consentapi.Request) *consentapi.Request { r.State = state; return r }
+		if b.wantPage(rejected, fositeconsent.ErrStorage); t.Failed() {
+			t.Fatalf("a rejection that is %q", state)
+		}
+	}
+	storage.findAnswered = nil
 	if h.issued() != 0 {
 		t.Errorf("%d responses were issued", h.issued())
 	}

@@ -99,7 +99,8 @@ func FuzzRejectBody(f *testing.F) {
 // FuzzHandle sees that a handle has one spelling, and one kind.
 func FuzzHandle(f *testing.F) {
 	good := handle(verifierPrefix, fositeconsent.ID{1}, secret{2})
-	for _, text := range []string{"", good, good[:len(good)-1], good + "\n", strings.ToUpper(good), handle(challengePrefix, fositeconsent.ID{1}, secret{2}), verifierPrefix + strings.Repeat("A", 64), browserPrefix + strings.Repeat("A", 43)} {
+	for _, text := range []string{"", good, good[:len(good)-1], good + "\n", strings.ToUpper(good), handle(challengePrefix, fositeconsent.ID{1}, secret{2}), verifierPrefix + strings.Repeat("A", 64), browserPrefix + strings.Repeat("A", 43), browserPrefix + strings.Repeat("A", 42) + "B", browserPrefix + strings.Repeat("A", 48), browserPrefix + strings.Repeat("A", 43) + "\n", strings.Repeat("A", 43),
+		verifierPrefix + strings.Repeat("A", 63) + "\n", verifierPrefix + strings.Repeat("A", 62) + "\r\n", verifierPrefix + strings.Repeat("A", 63) + "*"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
