@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -83,6 +84,28 @@ func TestWhereTheHostSaysNoNothingIsSent(t *testing.T) {
 	if _, sent, err := h.ask(params().Encode()); sent || !errors.Is(err, fositeconsent.ErrMisconfigured) {
 		t.Errorf("a context that is no JSON: %v, %v", sent, err)
 	}
+}
+
+func TestASkipThatCannotBeLookedUpIsAnErrorAndLosesNothing(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		var fails atomic.Bool
+		h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }, gate: func(c *fositeconsent.Config) {
+			c.PreApproved = func(context.Context, fosite.AuthorizeRequester, string) (bool, error) {
+				if fails.Load() {
+					return true, errors.New("the host's own database is away")
+				}
+				return true, nil
+			}
+		}})
+		b := h.browser()
+		to := h.accept(b.start(params()), accepting("openid"))
+		fails.Store(true)
+		if _, location, _ := b.get(to); location.Query().Get("error") != "server_error" || location.Query().Get("code") != "" {
+			t.Errorf("got %s", location)
+		}
+		fails.Store(false)
+		b.wantCode(to)
+	})
 }
 
 func TestAClientIsDescribedUnderItsOwnID(t *testing.T) {

@@ -397,6 +397,52 @@ func TestAFailedResponseLosesNoApproval(t *testing.T) {
 	}
 }
 
+// takenBack is what a database says when it has rolled a transaction back for what others did.
+type takenBack struct{}
+
+func (takenBack) Error() string    { return "could not serialize access" }
+func (takenBack) SQLState() string { return "40001" }
+
+// retried has the first use of each answer rolled back after it was made.
+type retried struct {
+	grantsAndRequests
+	uses atomic.Int64
+}
+
+func (r *retried) UseConsentRequest(ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) error {
+	err := r.grantsAndRequests.UseConsentRequest(ctx, id, verifier, browser)
+	if r.uses.Add(1) == 1 && err == nil {
+		return takenBack{}
+	}
+	return err
+}
+
+func TestATransactionThatIsTriedAgainUsesTheAnswerOnce(t *testing.T) {
+	t.Parallel()
+	storage := &retried{}
+	h := newHost(t, options{on: "postgres", wrap: func(under grantsAndRequests) grantsAndRequests {
+		storage.grantsAndRequests = under
+		return storage
+	}})
+	b := h.browser()
+	body := accepting("openid")
+	body.Session = &hydra.AcceptOAuth2ConsentRequestSession{IdToken: map[string]any{"email": "alice@example.com"}}
+	to := h.accept(b.start(params()), body)
+	kept := b.cookies()
+	if claims := claimsOf(t, h.exchange(b.wantCode(to))["id_token"]); claims["email"] != "alice@example.com" {
+		t.Errorf("the ID token has %v", claims)
+	}
+	if n := storage.uses.Load(); n != 2 {
+		t.Errorf("used in %d tries, want 2", n)
+	}
+	b.restore(kept)
+	b.wantPage(to, consentapi.ErrRequestUsed)
+	list, err := h.gate.ListConsents(t.Context(), fositeconsent.Selection{Subject: "alice"}, fositeconsent.ID{}, 10)
+	if err != nil || len(list) != 1 {
+		t.Errorf("listed %v, %v", list, err)
+	}
+}
+
 func TestWithoutApplyDataNothingIsIssued(t *testing.T) {
 	t.Parallel()
 	for name, apply := range map[string]func(context.Context, fosite.AuthorizeRequester, []byte) error{
