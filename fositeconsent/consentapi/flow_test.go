@@ -99,6 +99,13 @@ func TestARejectedRequestIsFinal(t *testing.T) {
 			if query.Get("error") != c.wantError || !strings.Contains(query.Get("error_description"), c.within) || query.Get("code") != "" || query.Get("state") == "" {
 				t.Errorf("the client is told %s", location)
 			}
+			wantStatus := http.StatusBadRequest
+			if c.body.StatusCode != nil {
+				wantStatus = int(*c.body.StatusCode)
+			}
+			if rfc := (*fosite.RFC6749Error)(nil); !errors.As(h.refused[len(h.refused)-1], &rfc) || rfc.CodeField != wantStatus {
+				t.Errorf("the status is not %d: %+v", wantStatus, rfc)
+			}
 			if strings.Contains(location.String(), "a+secret") {
 				t.Error("the client is told of error_debug")
 			}
@@ -272,11 +279,16 @@ func TestAfterARevocationNothingThatWasAcceptedBeforePasses(t *testing.T) {
 			"all":        h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("alice").All(true).Execute,
 		} {
 			b := h.browser()
-			to := h.accept(b.start(params()), accepting("openid"))
+			challenge := b.start(params())
+			to := h.accept(challenge, accepting("openid"))
 			if resp, err := revoke(); err != nil || resp.StatusCode != http.StatusNoContent {
 				t.Fatalf("%s: %v, %v", name, resp, err)
 			}
 			b.wantPage(to, consentapi.ErrRequestRevoked)
+			_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+			if gone := wantError(t, resp, err, http.StatusGone); gone == nil || !strings.HasPrefix(gone["redirect_to"].(string), h.server.URL+"/oauth2/auth?") {
+				t.Errorf("%s: no way on: %v", name, gone)
+			}
 		}
 		b := h.browser()
 		to := h.accept(b.start(params()), accepting("openid"))
@@ -706,14 +718,26 @@ func TestAStorageThatFailsIsNeverAYes(t *testing.T) {
 	b := h.browser()
 	challenge := b.start(params())
 	to := h.accept(challenge, accepting("openid"))
-	for name, err := range map[string]error{"a failure": errors.New("connection refused"), "a deadline": context.DeadlineExceeded} {
-		storage.err = err
-		if _, location, body := b.get(h.server.URL + "/oauth2/auth?" + params().Encode()); location.Query().Get("error") == "" {
+	for name, c := range map[string]struct {
+		err    error
+		want   string
+		status int
+	}{
+		"a failure":      {errors.New("connection refused"), "server_error", http.StatusInternalServerError},
+		"a deadline":     {context.DeadlineExceeded, "temporarily_unavailable", http.StatusServiceUnavailable},
+		"a cancellation": {context.Canceled, "temporarily_unavailable", http.StatusServiceUnavailable},
+	} {
+		storage.err = c.err
+		if _, location, body := b.get(h.server.URL + "/oauth2/auth?" + params().Encode()); location.Query().Get("error") != c.want {
 			t.Errorf("%s: the authorization endpoint says %s, %s", name, location, body)
 		}
+		logged := h.log.Len()
 		_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
-		if resp == nil || resp.StatusCode < 500 || strings.Contains(bodyOf(err), "connection refused") {
+		if got := wantError(t, resp, err, c.status); got["error"] != c.want || strings.Contains(bodyOf(err), "connection refused") {
 			t.Errorf("%s: GET says %v, %s", name, resp, bodyOf(err))
+		}
+		if !strings.Contains(h.log.String()[logged:], c.err.Error()) {
+			t.Errorf("%s: the log says %s", name, h.log.String()[logged:])
 		}
 		_, resp, err = h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
 		if resp == nil || resp.StatusCode < 500 {

@@ -196,6 +196,10 @@ func everyBitOfTheVerifier(p *probe) {
 	missed(other.ID, yes.Verifier, r.Browser)
 	s.wantState(r, yes, consentapi.StateAccepted)
 	s.want("UseConsentRequest", s.use(r, yes), nil)
+	// Who has no right to it is not told that it was used either.
+	missed(other.ID, yes.Verifier, r.Browser)
+	missed(r.ID, otherYes.Verifier, r.Browser)
+	missed(r.ID, yes.Verifier, other.Browser)
 }
 
 func returnedAsAnswered(p *probe) {
