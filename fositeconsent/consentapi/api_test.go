@@ -333,7 +333,7 @@ func TestSessionsAreListedInPagesAndRevoked(t *testing.T) {
 		}
 
 		for _, bad := range []string{"", "?subject=", "?subject=alice", "?subject=alice&all=false", "?all=true", "?client=app", "?subject=alice&client=app&all=true", "?subject=alice&all=yes", "?subject=alice&client=&all=true",
-			"?subject=alice&consent_request_id=x", "?consent_request_id=" + want[0], "?subject=alice&subject=bob&all=true",
+			"?subject=alice&consent_request_id=x", "?subject=alice&consent_request_id=00000000-0000-0000-0000-000000000000", "?subject=alice&client=app&consent_request_id=x", "?consent_request_id=" + want[0], "?subject=alice&subject=bob&all=true",
 			"?subject=alice&all=true&client=%zz", "?subject=alice&all=true&login_session_id=a;b", "?subject=alice&client=app&consent_request_id=%", "?subject=alice&login_session_id=login-of-alice"} {
 			if resp, _ := h.call(http.MethodDelete, pathSessions+bad, ""); resp.StatusCode != http.StatusBadRequest {
 				t.Errorf("DELETE %s: %d", bad, resp.StatusCode)

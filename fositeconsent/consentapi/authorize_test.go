@@ -213,6 +213,33 @@ func TestTwoCookiesOfOneNameAreNone(t *testing.T) {
 	b.wantCode(to)
 }
 
+func TestAClientThatIsGoneIsListedByItsID(t *testing.T) {
+	t.Parallel()
+	var client fosite.Client
+	var failure error
+	h := newHost(t, options{api: func(c *consentapi.Config) {
+		c.GetClient = func(context.Context, string) (fosite.Client, error) { return client, failure }
+	}})
+	b := h.browser()
+	b.wantCode(h.accept(b.start(params()), accepting("openid")))
+	for name, c := range map[string]struct {
+		client fosite.Client
+		err    error
+		status int
+	}{
+		"not found":     {nil, fosite.ErrNotFound, http.StatusOK},
+		"nil":           {nil, nil, http.StatusOK},
+		"a nil pointer": {(*fosite.DefaultClient)(nil), nil, http.StatusOK},
+		"a failure":     {nil, errors.New("connection refused"), http.StatusInternalServerError},
+	} {
+		client, failure = c.client, c.err
+		list, resp, err := h.client().ListOAuth2ConsentSessions(t.Context()).Subject("alice").Execute()
+		if resp == nil || resp.StatusCode != c.status || c.status == http.StatusOK && (len(list) != 1 || list[0].ConsentRequest.Client.GetClientId() != "app") {
+			t.Errorf("%s: %v, %v", name, resp, err)
+		}
+	}
+}
+
 func TestWhatIsOverSaysWhatWasAsked(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, options{})

@@ -643,6 +643,22 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 				t.Error("skip is not true of exactly what is pre-approved")
 			}
 		})
+		t.Run("offline_access is remembered only if the host says so", func(t *testing.T) {
+			for _, offline := range []bool{false, true} {
+				h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.RememberOfflineAccess, c.AskAlways = offline, true }})
+				b := h.browser()
+				values := params("scope", "openid offline_access")
+				body := accepting("openid", "offline_access")
+				body.Remember = hydra.PtrBool(true)
+				b.wantCode(h.accept(b.start(values), body))
+				if got := skip(h, b.start(values)); got != offline {
+					t.Errorf("with %v: skip is %v", offline, got)
+				}
+				if !skip(h, b.start(params("scope", "openid"))) {
+					t.Errorf("with %v: the rest is not remembered", offline)
+				}
+			}
+		})
 		t.Run("nothing is remembered of a client that anybody can pass for", func(t *testing.T) {
 			h := newHost(t, options{on: on})
 			loopback := params("client_id", "loopback", "redirect_uri", "http://127.0.0.1/cb", "scope", "openid photos", "audience", "")
