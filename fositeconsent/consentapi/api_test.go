@@ -133,6 +133,10 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 		for name, body := range map[string]string{
 			"an error code with a quote": `{"error":"a\"b"}`,
 			"a line break":               `{"error":"a\nb"}`,
+			"a backslash":                `{"error":"a\\b"}`,
+			"an error code in Greek":     `{"error":"α"}`,
+			"a status that is none":      `{"status_code":600}`,
+			"a debug that is no text":    `{"error_debug":{}}`,
 			"a status of success":        `{"status_code":200}`,
 			"an unknown member":          `{"reason":"x"}`,
 			"a text without an end":      `{"error_description":"` + strings.Repeat("x", 2000) + `"}`,

@@ -119,6 +119,27 @@ func TestARejectedRequestIsFinal(t *testing.T) {
 	})
 }
 
+func TestARejectionNeedsNoReason(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{})
+	for _, body := range []string{"", " \n", "{}", `{"error":null,"status_code":null}`, `{"status_code":0}`} {
+		b := h.browser()
+		resp, answer := h.call(http.MethodPut, pathRequest+"/reject?consent_challenge="+b.start(params()), body)
+		to, _ := answer["redirect_to"].(string)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%q: %d, %v", body, resp.StatusCode, answer)
+		}
+		if _, location, _ := b.get(to); location.Query().Get("error") != "access_denied" {
+			t.Errorf("%q: the client is told %s", body, location)
+		}
+	}
+	b := h.browser()
+	resp, answer := h.call(http.MethodPut, pathRequest+"/accept?consent_challenge="+b.start(params()), `{"grant_scope":["openid"],"session":null,"context":null,"remember":null}`)
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("null for what may be left out: %d, %v", resp.StatusCode, answer)
+	}
+}
+
 func TestARejectionIsBroughtOnce(t *testing.T) {
 	onEach(t, func(t *testing.T, on string) {
 		h := newHost(t, options{on: on})

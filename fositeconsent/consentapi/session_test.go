@@ -63,7 +63,7 @@ func TestAUseThatFailsHasTheGatesNameForIt(t *testing.T) {
 		ar := fosite.NewAuthorizeRequest()
 		ar.SetSession(openid.NewDefaultSession())
 		err := ApplyData(context.WithValue(t.Context(), useKey{}, use), ar, []byte(`{"consentapi":1,"session":{"id_token":{"email":"a"}}}`))
-		if !errors.Is(err, c.want) || !errors.Is(err, c.err) || errors.Is(err, fositeconsent.ErrStorage) != (c.want == fositeconsent.ErrStorage) || use.done {
+		if !errors.Is(err, c.want) || !errors.Is(err, c.err) || errors.Is(err, fositeconsent.ErrStorage) != errors.Is(c.want, fositeconsent.ErrStorage) || use.done {
 			t.Errorf("%v: %v, done %v", c.err, err, use.done)
 		}
 		if s, _ := ar.GetSession().(*openid.DefaultSession); len(s.IDTokenClaims().Extra) > 0 {
