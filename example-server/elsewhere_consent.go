@@ -23,12 +23,11 @@ func (s *server) newConsentAPI(storage consentapi.RequestStorage, authenticate f
 			*to = *s.describeForPages(c)
 			return nil
 		},
-		DescribeLogin: func(ctx context.Context, _ fosite.AuthorizeRequester, session fosite.Session, to *consentapi.Login) (err error) {
-			to.SessionID, err = loginSession(ctx, session)
+		DescribeLogin: func(ctx context.Context, _ fosite.AuthorizeRequester, _ fosite.Session, to *consentapi.Login) error {
 			if l := loginFrom(ctx); l != nil {
 				to.Challenge, to.Context = l.confirmed.Challenge, l.confirmed.Context
 			}
-			return err
+			return nil
 		},
 		GetClient:    s.getClient,
 		Authenticate: authenticate,

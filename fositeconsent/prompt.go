@@ -23,6 +23,8 @@ type Prompt struct {
 	Client fosite.Client
 	// Subject is the resource owner who is asked.
 	Subject string
+	// LoginSession is the login in which they are asked, as [Config.LoginSession] has it; "" without that.
+	LoginSession string
 	// Scopes and Audience are what is requested, in the order of the request.
 	Scopes, Audience []string
 	// NewScopes and NewAudience are those among Scopes and Audience that the subject has not
@@ -109,6 +111,9 @@ func (g *Gate) prompt(ctx context.Context, step *step, ar fosite.AuthorizeReques
 		Subject:     r.subject,
 		RedirectURI: ar.GetRedirectURI().String(),
 		ExpiresAt:   t.expires,
+	}
+	if r.loginSession != nil {
+		prompt.LoginSession = *r.loginSession
 	}
 	if r.client != nil { // the one that the ticket is about
 		prompt.Client = r.client

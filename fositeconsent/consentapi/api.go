@@ -56,7 +56,7 @@ type Config struct {
 	DescribeClient func(context.Context, fosite.Client, *Client) error
 
 	// DescribeLogin adds to what the application is told of the login, which is at first what the ID token claims of
-	// the session say. A host that sets the gate's LoginSession sets [Login.SessionID] to the same. An error refuses. Defaults to none.
+	// the session and the gate's LoginSession say. An error refuses. Defaults to none.
 	DescribeLogin func(context.Context, fosite.AuthorizeRequester, fosite.Session, *Login) error
 
 	// GetClient finds the clients of the consents that are listed. An error of fosite.ErrNotFound's kind, a nil client, or no
@@ -130,13 +130,11 @@ func at(u url.URL, name, value string) string {
 	return u.String()
 }
 
-// restart returns the address at which the authorization request is made again.
+// restart returns the address at which the authorization request is made again. Its parameters include those that
+// AuthorizationURL has itself (RFC 6749, Section 3.1), and a parameter that is there twice would be refused.
 func (a *API) restart(query string) string {
 	u := a.authorizationURL
-	if u.RawQuery != "" && query != "" {
-		u.RawQuery += "&"
-	}
-	u.RawQuery += query
+	u.RawQuery = query
 	return u.String()
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -88,6 +89,8 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 			"without openid":                `{"grant_scope":["photos"]}`,
 			"nothing at all":                `{}`,
 			"null":                          `{"grant_scope":null}`,
+			"a list of null":                `{"grant_scope":[null]}`,
+			"a scope without text":          `{"grant_scope":["openid",""]}`,
 			"no body":                       ``,
 			"no object":                     `[]`,
 			"the literal null":              `null`,
@@ -100,6 +103,9 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 			"something after it":            `{"grant_scope":["openid"]}{}`,
 			"a negative remember_for":       `{"grant_scope":["openid"],"remember":true,"remember_for":-1}`,
 			"a remember_for that overflows": `{"grant_scope":["openid"],"remember":true,"remember_for":9223372036854775807}`,
+			"a remember_for that wraps":     `{"grant_scope":["openid"],"remember":true,"remember_for":18446744074}`,
+			"a claim twice":                 `{"grant_scope":["openid"],"session":{"id_token":{"email":"a","email":"b"}}}`,
+			"a name in the context twice":   `{"grant_scope":["openid"],"context":[{"a":{"b":1,"\u0062":2}}]}`,
 			"a remember that is no bool":    `{"grant_scope":["openid"],"remember":"true"}`,
 			"a handled_at that is no time":  `{"grant_scope":["openid"],"handled_at":"yesterday"}`,
 			"a session that is no object":   `{"grant_scope":["openid"],"session":[]}`,
@@ -116,7 +122,7 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 				t.Errorf("%s: %d, %v", name, resp.StatusCode, answer)
 			}
 		}
-		for _, claim := range []string{"sub", "iss", "aud", "exp", "iat", "nbf", "jti", "nonce", "auth_time", "acr", "amr", "azp", "at_hash", "c_hash", "sid", "SUB", "client_id", "scope", "active", "cnf"} {
+		for _, claim := range []string{"sub", "iss", "aud", "exp", "iat", "nbf", "jti", "nonce", "auth_time", "acr", "amr", "azp", "at_hash", "c_hash", "sid", "SUB", "ſub", "iſſ", "to\u212aen_type", "client_id", "scope", "active", "cnf"} {
 			for _, part := range []string{"access_token", "id_token"} {
 				body := fmt.Sprintf(`{"grant_scope":["openid"],"session":{%q:{%q:"x"}}}`, part, claim)
 				if resp, _ := h.call(http.MethodPut, pathRequest+"/accept?consent_challenge="+challenge, body); resp.StatusCode != http.StatusBadRequest {
@@ -127,6 +133,10 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 		for name, body := range map[string]string{
 			"an error code with a quote": `{"error":"a\"b"}`,
 			"a line break":               `{"error":"a\nb"}`,
+			"a backslash":                `{"error":"a\\b"}`,
+			"an error code in Greek":     `{"error":"α"}`,
+			"a status that is none":      `{"status_code":600}`,
+			"a debug that is no text":    `{"error_debug":{}}`,
 			"a status of success":        `{"status_code":200}`,
 			"an unknown member":          `{"reason":"x"}`,
 			"a text without an end":      `{"error_description":"` + strings.Repeat("x", 2000) + `"}`,
@@ -141,6 +151,24 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 		// Nothing has changed: it can still be accepted.
 		b.wantCode(h.accept(challenge, &hydra.AcceptOAuth2ConsentRequest{GrantScope: []string{"photos", "openid"}}))
 	})
+}
+
+// The reference application sends [null] for a form on which nothing is ticked, and for a request without a scope.
+func TestNothingThatIsTickedIsNothingThatIsGranted(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{})
+	b := h.browser()
+	for _, scope := range []string{"photos contacts", ""} {
+		challenge := b.start(params("scope", scope))
+		resp, answer := h.call(http.MethodPut, pathRequest+"/accept?consent_challenge="+challenge, `{"grant_scope":[null],"grant_access_token_audience":[null]}`)
+		to, _ := answer["redirect_to"].(string)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("of %q: %d, %v", scope, resp.StatusCode, answer)
+		}
+		if tokens := h.exchange(b.wantCode(to)); tokens["scope"] != "" || tokens["access_token"] == nil {
+			t.Errorf("of %q: granted %v", scope, tokens)
+		}
+	}
 }
 
 func TestTheSameAnswerLeadsToTheSameAddressAndAnotherIsAConflict(t *testing.T) {
@@ -312,7 +340,8 @@ func TestSessionsAreListedInPagesAndRevoked(t *testing.T) {
 		}
 
 		for _, bad := range []string{"", "?subject=", "?subject=alice", "?subject=alice&all=false", "?all=true", "?client=app", "?subject=alice&client=app&all=true", "?subject=alice&all=yes", "?subject=alice&client=&all=true",
-			"?subject=alice&consent_request_id=x", "?consent_request_id=" + want[0], "?subject=alice&subject=bob&all=true", "?subject=alice&login_session_id=login-of-alice"} {
+			"?subject=alice&consent_request_id=x", "?subject=alice&consent_request_id=00000000-0000-0000-0000-000000000000", "?subject=alice&client=app&consent_request_id=x", "?consent_request_id=" + want[0], "?subject=alice&subject=bob&all=true",
+			"?subject=alice&all=true&client=%zz", "?subject=alice&all=true&login_session_id=a;b", "?subject=alice&client=app&consent_request_id=%", "?subject=alice&login_session_id=login-of-alice"} {
 			if resp, _ := h.call(http.MethodDelete, pathSessions+bad, ""); resp.StatusCode != http.StatusBadRequest {
 				t.Errorf("DELETE %s: %d", bad, resp.StatusCode)
 			}
@@ -381,6 +410,49 @@ func TestWhoIsLetIn(t *testing.T) {
 	r.Header.Set("Authorization", "Bearer ")
 	if consentapi.BearerToken("")(r) == nil {
 		t.Error("no token lets in")
+	}
+}
+
+// A page whose name has come to lead to 127.0.0.1 is of the same origin as what answers there, and its GETs have no Origin.
+func TestALoopbackAddressUnderAnotherNameIsRefused(t *testing.T) {
+	t.Parallel()
+	const token = "a token of 32 bytes at the very least"
+	open, guarded := newHost(t, options{}), newHost(t, options{api: func(c *consentapi.Config) { c.Authenticate = consentapi.BearerToken(token) }})
+	get := func(h *host, name string) int {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.internal.URL+pathSessions+"?subject=alice", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = name
+		r.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	for _, name := range []string{"attacker.example", "attacker.example:9098", "localhost.attacker.example", "127.0.0.1.attacker.example", "10.0.0.1"} {
+		if status := get(open, name); status != http.StatusForbidden {
+			t.Errorf("%s: %d", name, status)
+		}
+		if status := get(guarded, name); status != http.StatusOK {
+			t.Errorf("%s, with a token: %d", name, status)
+		}
+	}
+	for _, name := range []string{"localhost", "LocalHost:9098", "127.0.0.1:9098", "[::1]:9098", "127.0.0.2"} {
+		if status := get(open, name); status != http.StatusOK {
+			t.Errorf("%s: %d", name, status)
+		}
+	}
+	// A listener that others can reach has whatever name they have for it, and so has a Unix socket.
+	for _, address := range []net.Addr{&net.TCPAddr{IP: net.IPv4(10, 0, 0, 1)}, &net.UnixAddr{Name: "/run/consent.sock"}} {
+		r := httptest.NewRequest(http.MethodGet, "http://consent-api"+pathSessions+"?subject=alice", nil)
+		w := httptest.NewRecorder()
+		open.api.Handler().ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, address)))
+		if w.Code != http.StatusOK {
+			t.Errorf("%v: %d", address, w.Code)
+		}
 	}
 }
 

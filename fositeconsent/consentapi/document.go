@@ -42,7 +42,7 @@ type Client struct {
 
 // Login is what the consent application is told of the login.
 type Login struct {
-	// SessionID is the id of the login, as [fositeconsent.Config.LoginSession] has it.
+	// SessionID is the id of the login: that of [fositeconsent.Config.LoginSession], if the gate has it, and else the host's.
 	SessionID string
 	// Challenge is the handle that a login application had, if the host has one.
 	Challenge string
@@ -158,8 +158,8 @@ func (a *API) describeClient(ctx context.Context, client fosite.Client) (*Client
 }
 
 // login returns what the application is told of the login.
-func (a *API) login(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (*Login, error) {
-	l := &Login{}
+func (a *API) login(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session, id string) (*Login, error) {
+	l := &Login{SessionID: id}
 	if s, ok := session.(interface{ IDTokenClaims() *jwt.IDTokenClaims }); ok {
 		if claims := s.IDTokenClaims(); claims != nil {
 			l.ACR, l.AMR = claims.AuthenticationContextClassReference, slices.Clone(claims.AuthenticationMethodsReferences)
@@ -168,6 +168,9 @@ func (a *API) login(ctx context.Context, ar fosite.AuthorizeRequester, session f
 	if a.config.DescribeLogin != nil {
 		if err := a.config.DescribeLogin(ctx, ar, session, l); err != nil {
 			return nil, fmt.Errorf("consentapi: Config.DescribeLogin: %w", err)
+		}
+		if id != "" { // by which consents are revoked, and so what was accepted has to be
+			l.SessionID = id
 		}
 	}
 	return l, nil

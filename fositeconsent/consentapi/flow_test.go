@@ -3,11 +3,13 @@ package consentapi_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,6 +96,13 @@ func TestARejectedRequestIsFinal(t *testing.T) {
 			if query.Get("error") != c.wantError || !strings.Contains(query.Get("error_description"), c.within) || query.Get("code") != "" || query.Get("state") == "" {
 				t.Errorf("the client is told %s", location)
 			}
+			wantStatus := http.StatusBadRequest
+			if c.body.StatusCode != nil {
+				wantStatus = int(*c.body.StatusCode)
+			}
+			if rfc := (*fosite.RFC6749Error)(nil); !errors.As(h.refused[len(h.refused)-1], &rfc) || rfc.CodeField != wantStatus {
+				t.Errorf("the status is not %d: %+v", wantStatus, rfc)
+			}
 			if strings.Contains(location.String(), "a+secret") {
 				t.Error("the client is told of error_debug")
 			}
@@ -105,6 +114,27 @@ func TestARejectedRequestIsFinal(t *testing.T) {
 			t.Errorf("%d responses were issued", h.issued())
 		}
 	})
+}
+
+func TestARejectionNeedsNoReason(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{})
+	for _, body := range []string{"", " \n", "{}", `{"error":null,"status_code":null}`, `{"status_code":0}`} {
+		b := h.browser()
+		resp, answer := h.call(http.MethodPut, pathRequest+"/reject?consent_challenge="+b.start(params()), body)
+		to, _ := answer["redirect_to"].(string)
+		if resp.StatusCode != http.StatusOK {
+			t.Fatalf("%q: %d, %v", body, resp.StatusCode, answer)
+		}
+		if _, location, _ := b.get(to); location.Query().Get("error") != "access_denied" {
+			t.Errorf("%q: the client is told %s", body, location)
+		}
+	}
+	b := h.browser()
+	resp, answer := h.call(http.MethodPut, pathRequest+"/accept?consent_challenge="+b.start(params()), `{"grant_scope":["openid"],"session":null,"context":null,"remember":null}`)
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("null for what may be left out: %d, %v", resp.StatusCode, answer)
+	}
 }
 
 func TestARejectionIsBroughtOnce(t *testing.T) {
@@ -263,11 +293,16 @@ func TestAfterARevocationNothingThatWasAcceptedBeforePasses(t *testing.T) {
 			"all":        h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("alice").All(true).Execute,
 		} {
 			b := h.browser()
-			to := h.accept(b.start(params()), accepting("openid"))
+			challenge := b.start(params())
+			to := h.accept(challenge, accepting("openid"))
 			if resp, err := revoke(); err != nil || resp.StatusCode != http.StatusNoContent {
 				t.Fatalf("%s: %v, %v", name, resp, err)
 			}
 			b.wantPage(to, consentapi.ErrRequestRevoked)
+			_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+			if gone := wantError(t, resp, err, http.StatusGone); gone == nil || !strings.HasPrefix(gone["redirect_to"].(string), h.server.URL+"/oauth2/auth?") {
+				t.Errorf("%s: no way on: %v", name, gone)
+			}
 		}
 		b := h.browser()
 		to := h.accept(b.start(params()), accepting("openid"))
@@ -275,6 +310,36 @@ func TestAfterARevocationNothingThatWasAcceptedBeforePasses(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.wantCode(to)
+	})
+}
+
+func TestWhatWasAcceptedEndsWithItsLogin(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		for name, describe := range map[string]func(context.Context, fosite.AuthorizeRequester, fosite.Session, *consentapi.Login) error{
+			"a host that says nothing of the login": nil,
+			"a host that says something else": func(_ context.Context, _ fosite.AuthorizeRequester, _ fosite.Session, l *consentapi.Login) error {
+				l.SessionID = "another"
+				return nil
+			},
+		} {
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.DescribeLogin = describe }})
+			b := h.browser()
+			challenge := b.start(params())
+			asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+			if err != nil || asked.GetLoginSessionId() != "login-of-alice" {
+				t.Errorf("%s: the login is %q, %v", name, asked.GetLoginSessionId(), err)
+			}
+			to := h.accept(challenge, accepting("openid"))
+			if resp, _ := h.call(http.MethodDelete, pathSessions+"?subject=alice&all=true&login_session_id=login-of-alice", ""); resp.StatusCode != http.StatusNoContent {
+				t.Fatalf("%s: %d", name, resp.StatusCode)
+			}
+			b.wantPage(to, consentapi.ErrRequestRevoked)
+		}
+		h := newHost(t, options{on: on, gate: func(c *fositeconsent.Config) { c.LoginSession = nil }})
+		asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(h.browser().start(params())).Execute()
+		if err != nil || asked.GetLoginSessionId() != "login-of-alice" {
+			t.Errorf("without the gate's LoginSession: %q, %v", asked.GetLoginSessionId(), err)
+		}
 	})
 }
 
@@ -358,6 +423,52 @@ func TestAFailedResponseLosesNoApproval(t *testing.T) {
 	}
 }
 
+// takenBack is what a database says when it has rolled a transaction back for what others did.
+type takenBack struct{}
+
+func (takenBack) Error() string    { return "could not serialize access" }
+func (takenBack) SQLState() string { return "40001" }
+
+// retried has the first use of each answer rolled back after it was made.
+type retried struct {
+	grantsAndRequests
+	uses atomic.Int64
+}
+
+func (r *retried) UseConsentRequest(ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) error {
+	err := r.grantsAndRequests.UseConsentRequest(ctx, id, verifier, browser)
+	if r.uses.Add(1) == 1 && err == nil {
+		return takenBack{}
+	}
+	return err
+}
+
+func TestATransactionThatIsTriedAgainUsesTheAnswerOnce(t *testing.T) {
+	t.Parallel()
+	storage := &retried{}
+	h := newHost(t, options{on: "postgres", wrap: func(under grantsAndRequests) grantsAndRequests {
+		storage.grantsAndRequests = under
+		return storage
+	}})
+	b := h.browser()
+	body := accepting("openid")
+	body.Session = &hydra.AcceptOAuth2ConsentRequestSession{IdToken: map[string]any{"email": "alice@example.com"}}
+	to := h.accept(b.start(params()), body)
+	kept := b.cookies()
+	if claims := claimsOf(t, h.exchange(b.wantCode(to))["id_token"]); claims["email"] != "alice@example.com" {
+		t.Errorf("the ID token has %v", claims)
+	}
+	if n := storage.uses.Load(); n != 2 {
+		t.Errorf("used in %d tries, want 2", n)
+	}
+	b.restore(kept)
+	b.wantPage(to, consentapi.ErrRequestUsed)
+	list, err := h.gate.ListConsents(t.Context(), fositeconsent.Selection{Subject: "alice"}, fositeconsent.ID{}, 10)
+	if err != nil || len(list) != 1 {
+		t.Errorf("listed %v, %v", list, err)
+	}
+}
+
 func TestWithoutApplyDataNothingIsIssued(t *testing.T) {
 	t.Parallel()
 	for name, apply := range map[string]func(context.Context, fosite.AuthorizeRequester, []byte) error{
@@ -391,6 +502,33 @@ func TestSessionsOfTheHostsOwnKind(t *testing.T) {
 	if got.AccessToken["n"] != int64(1) || got.AccessToken["f"] != 1.5 || len(list) != 1 || list[0] != int64(1<<60) {
 		t.Errorf("the hook got %v", got)
 	}
+}
+
+func TestAnEndpointWithParametersOfItsOwn(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, options{api: func(c *consentapi.Config) {
+		c.AuthorizationURL += "?tenant=a"
+		c.ResumeURL += "?tenant=a"
+	}})
+	b := h.browser()
+	challenge := b.start(params("tenant", "a"))
+	asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := url.Parse(asked.GetRequestUrl())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := again.Query()["tenant"]; len(got) != 1 || got[0] != "a" {
+		t.Errorf("the request is made again at %s", again)
+	}
+	b.start(again.Query())
+	to := h.accept(challenge, accepting("openid"))
+	if !strings.Contains(to, "tenant=a") {
+		t.Errorf("the way back is %s", to)
+	}
+	b.wantCode(to)
 }
 
 func TestPushedRequestsPassThroughTheApplication(t *testing.T) {
@@ -460,6 +598,54 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 				t.Errorf("a covered request that the application rejects: %s", location)
 			}
 		})
+		t.Run("what was skipped lasts no longer for it", func(t *testing.T) {
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }})
+			remember(h)
+			h.clock.Store(int64(40 * time.Minute))
+			b := h.browser()
+			body := accepting("openid", "photos")
+			body.Remember, body.RememberFor = hydra.PtrBool(true), hydra.PtrInt64(3600)
+			b.wantCode(h.accept(b.start(params("scope", "openid photos")), body))
+			h.clock.Store(int64(time.Hour))
+			if skip(h, b.start(params("scope", "openid photos"))) {
+				t.Error("skip is true when what the resource owner said is over")
+			}
+		})
+		t.Run("skip is worth nothing once what it rests on is over", func(t *testing.T) {
+			var approved atomic.Bool
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }, gate: func(c *fositeconsent.Config) {
+				c.PreApproved = func(context.Context, fosite.AuthorizeRequester, string) (bool, error) { return approved.Load(), nil }
+			}})
+			b := h.browser()
+			for name, c := range map[string]struct{ begin, end func() }{
+				"revoked": {func() { remember(h) }, func() {
+					if _, err := h.client().RevokeOAuth2ConsentSessions(t.Context()).Subject("alice").All(true).Execute(); err != nil {
+						t.Fatal(err)
+					}
+				}},
+				"expired": {func() {
+					remember(h)
+					h.clock.Add(int64(50 * time.Minute))
+				}, func() { h.clock.Add(int64(10 * time.Minute)) }},
+				"not approved any more": {func() { approved.Store(true) }, func() { approved.Store(false) }},
+			} {
+				c.begin()
+				challenge, good := b.start(params("scope", "openid photos")), b.start(params("scope", "openid photos"))
+				if !skip(h, challenge) {
+					t.Fatalf("%s: skip is false", name)
+				}
+				b.wantCode(h.accept(good, accepting("openid", "photos")))
+				issued := h.issued()
+				c.end()
+				b.wantAskedAgain(h.accept(challenge, accepting("openid", "photos")), fositeconsent.ErrGrantRevoked)
+				if h.issued() != issued {
+					t.Errorf("%s: a response was issued, and nobody was asked", name)
+				}
+				if skip(h, b.start(params("scope", "openid photos"))) {
+					t.Errorf("%s: skip is still true", name)
+				}
+			}
+		})
 		t.Run("what the host has pre-approved is skipped", func(t *testing.T) {
 			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }, gate: func(c *fositeconsent.Config) {
 				c.PreApproved = func(_ context.Context, ar fosite.AuthorizeRequester, _ string) (bool, error) {
@@ -469,6 +655,22 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 			b := h.browser()
 			if !skip(h, b.start(params("client_id", "other", "redirect_uri", "https://other.example/cb", "scope", "openid photos", "audience", ""))) || skip(h, b.start(params())) {
 				t.Error("skip is not true of exactly what is pre-approved")
+			}
+		})
+		t.Run("offline_access is remembered only if the host says so", func(t *testing.T) {
+			for _, offline := range []bool{false, true} {
+				h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.RememberOfflineAccess, c.AskAlways = offline, true }})
+				b := h.browser()
+				values := params("scope", "openid offline_access")
+				body := accepting("openid", "offline_access")
+				body.Remember = hydra.PtrBool(true)
+				b.wantCode(h.accept(b.start(values), body))
+				if got := skip(h, b.start(values)); got != offline {
+					t.Errorf("with %v: skip is %v", offline, got)
+				}
+				if !skip(h, b.start(params("scope", "openid"))) {
+					t.Errorf("with %v: the rest is not remembered", offline)
+				}
 			}
 		})
 		t.Run("nothing is remembered of a client that anybody can pass for", func(t *testing.T) {
@@ -546,14 +748,26 @@ func TestAStorageThatFailsIsNeverAYes(t *testing.T) {
 	b := h.browser()
 	challenge := b.start(params())
 	to := h.accept(challenge, accepting("openid"))
-	for name, err := range map[string]error{"a failure": errors.New("connection refused"), "a deadline": context.DeadlineExceeded} {
-		storage.err = err
-		if _, location, body := b.get(h.server.URL + "/oauth2/auth?" + params().Encode()); location.Query().Get("error") == "" {
+	for name, c := range map[string]struct {
+		err    error
+		want   string
+		status int
+	}{
+		"a failure":      {errors.New("connection refused"), "server_error", http.StatusInternalServerError},
+		"a deadline":     {context.DeadlineExceeded, "temporarily_unavailable", http.StatusServiceUnavailable},
+		"a cancellation": {context.Canceled, "temporarily_unavailable", http.StatusServiceUnavailable},
+	} {
+		storage.err = c.err
+		if _, location, body := b.get(h.server.URL + "/oauth2/auth?" + params().Encode()); location.Query().Get("error") != c.want {
 			t.Errorf("%s: the authorization endpoint says %s, %s", name, location, body)
 		}
+		logged := h.log.Len()
 		_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
-		if resp == nil || resp.StatusCode < 500 || strings.Contains(bodyOf(err), "connection refused") {
+		if got := wantError(t, resp, err, c.status); got["error"] != c.want || strings.Contains(bodyOf(err), "connection refused") {
 			t.Errorf("%s: GET says %v, %s", name, resp, bodyOf(err))
+		}
+		if !strings.Contains(h.log.String()[logged:], c.err.Error()) {
+			t.Errorf("%s: the log says %s", name, h.log.String()[logged:])
 		}
 		_, resp, err = h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
 		if resp == nil || resp.StatusCode < 500 {
@@ -572,6 +786,126 @@ func TestAStorageThatFailsIsNeverAYes(t *testing.T) {
 	if h.issued() != 0 {
 		t.Errorf("%d responses were issued", h.issued())
 	}
+}
+
+// lying returns what no storage should.
+type lying struct {
+	grantsAndRequests
+	find, findAnswered, answer func(*consentapi.Request) *consentapi.Request
+}
+
+func (l *lying) FindConsentRequest(ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash) (*consentapi.Request, error) {
+	r, err := l.grantsAndRequests.FindConsentRequest(ctx, id, challenge)
+	if err == nil && l.find != nil {
+		r = l.find(r)
+	}
+	return r, err
+}
+
+func (l *lying) FindAnsweredConsentRequest(ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) (*consentapi.Request, error) {
+	r, err := l.grantsAndRequests.FindAnsweredConsentRequest(ctx, id, verifier, browser)
+	if err == nil && l.findAnswered != nil {
+		r = l.findAnswered(r)
+	}
+	return r, err
+}
+
+func (l *lying) AnswerConsentRequest(ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash, a *consentapi.Answer) (*consentapi.Request, error) {
+	r, err := l.grantsAndRequests.AnswerConsentRequest(ctx, id, challenge, a)
+	if err == nil && l.answer != nil {
+		r = l.answer(r)
+	}
+	return r, err
+}
+
+func TestAStorageIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	storage := &lying{}
+	h := newHost(t, options{wrap: func(under grantsAndRequests) grantsAndRequests {
+		storage.grantsAndRequests = under
+		return storage
+	}})
+	lies := map[string]func(*consentapi.Request) *consentapi.Request{
+		"nothing at all":          func(*consentapi.Request) *consentapi.Request { return nil },
+		"another request":         func(r *consentapi.Request) *consentapi.Request { r.ID[15]++; return r },
+		"no document":             func(r *consentapi.Request) *consentapi.Request { r.Document = nil; return r },
+		"a document without text": func(r *consentapi.Request) *consentapi.Request { r.Document = []byte("{}"); return r },
+		"an unknown state":        func(r *consentapi.Request) *consentapi.Request { r.State = "approved"; return r },
+	}
+	with := func(more map[string]func(*consentapi.Request) *consentapi.Request) map[string]func(*consentapi.Request) *consentapi.Request {
+		all := maps.Clone(lies)
+		maps.Copy(all, more)
+		return all
+	}
+	b := h.browser()
+	challenge := b.start(params())
+	for name, lie := range with(map[string]func(*consentapi.Request) *consentapi.Request{
+		"another challenge": func(r *consentapi.Request) *consentapi.Request { r.Challenge[0]++; return r },
+		"accepted, without an answer": func(r *consentapi.Request) *consentapi.Request {
+			r.State = consentapi.StateAccepted
+			return r
+		},
+		"rejected, without an answer": func(r *consentapi.Request) *consentapi.Request {
+			r.State = consentapi.StateRejected
+			return r
+		},
+	}) {
+		storage.find = lie
+		_, resp, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).Execute()
+		if wantError(t, resp, err, http.StatusInternalServerError); t.Failed() {
+			t.Fatalf("a look that finds %s", name)
+		}
+	}
+	storage.find = nil
+	to := h.accept(challenge, accepting("openid"))
+	for name, lie := range map[string]func(*consentapi.Request) *consentapi.Request{
+		"nothing at all":  lies["nothing at all"],
+		"another request": lies["another request"],
+		"no answer":       func(r *consentapi.Request) *consentapi.Request { r.Answer = nil; return r },
+		"another answer":  func(r *consentapi.Request) *consentapi.Request { r.Answer.Digest[0]++; return r },
+		"a rejection":     func(r *consentapi.Request) *consentapi.Request { r.Answer.Accepted = false; return r },
+		"another verifier": func(r *consentapi.Request) *consentapi.Request {
+			r.Answer.Verifier[0]++
+			return r
+		},
+	} {
+		storage.answer = lie
+		_, resp, err := h.client().AcceptOAuth2ConsentRequest(t.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(*accepting("openid")).Execute()
+		if wantError(t, resp, err, http.StatusInternalServerError); t.Failed() {
+			t.Fatalf("an answer that returns %s", name)
+		}
+	}
+	storage.answer = nil
+	for name, lie := range with(map[string]func(*consentapi.Request) *consentapi.Request{
+		"another browser":  func(r *consentapi.Request) *consentapi.Request { r.Browser[0]++; return r },
+		"another verifier": func(r *consentapi.Request) *consentapi.Request { r.Answer.Verifier[0]++; return r },
+		"no answer":        func(r *consentapi.Request) *consentapi.Request { r.Answer = nil; return r },
+		"no answer's text": func(r *consentapi.Request) *consentapi.Request { r.Answer.Document = nil; return r },
+		"still pending":    func(r *consentapi.Request) *consentapi.Request { r.State = consentapi.StatePending; return r },
+		"a rejection":      func(r *consentapi.Request) *consentapi.Request { r.State = consentapi.StateRejected; return r },
+		"a rejection that says what was accepted": func(r *consentapi.Request) *consentapi.Request {
+			r.State, r.Answer.Accepted = consentapi.StateRejected, false
+			return r
+		},
+	}) {
+		storage.findAnswered = lie
+		if b.wantPage(to, fositeconsent.ErrStorage); t.Failed() {
+			t.Fatalf("a look that finds %s", name)
+		}
+	}
+	storage.findAnswered = nil
+	rejected := h.reject(b.start(params()), hydra.RejectOAuth2Request{})
+	for _, state := range []consentapi.State{consentapi.StatePending, consentapi.StateAccepted, "approved", ""} {
+		storage.findAnswered = func(r *consentapi.Request) *consentapi.Request { r.State = state; return r }
+		if b.wantPage(rejected, fositeconsent.ErrStorage); t.Failed() {
+			t.Fatalf("a rejection that is %q", state)
+		}
+	}
+	storage.findAnswered = nil
+	if h.issued() != 0 {
+		t.Errorf("%d responses were issued", h.issued())
+	}
+	b.wantCode(to)
 }
 
 // breaking fails if it is told to.

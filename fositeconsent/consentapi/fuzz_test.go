@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,7 +17,7 @@ import (
 func FuzzAcceptBody(f *testing.F) {
 	for _, body := range []string{
 		``, `{}`, `null`, `[]`, `{"grant_scope":["openid"],"remember":true,"remember_for":3600,"session":{"id_token":{"email":"a"},"access_token":{"n":1e3}},"context":{"a":[1]},"handled_at":"2026-01-02T03:04:05Z"}`,
-		`{"grant_scope":["a"],"grant_scope":["b"]}`, `{"Grant_Scope":["a"]}`, `{"session":{"id_token":{"sub":"x"}}}`, `{"context":1e999}`, `{}{}`, `{"remember_for":-1}`, "{\"context\":\"\xff\"}",
+		`{"grant_scope":["a"],"grant_scope":["b"]}`, `{"Grant_Scope":["a"]}`, `{"session":{"id_token":{"sub":"x"}}}`, `{"context":1e999}`, `{}{}`, `{"remember_for":-1}`, `{"grant_scope":[null,"a",""]}`, "{\"context\":\"\xff\"}",
 	} {
 		f.Add([]byte(body))
 	}
@@ -29,14 +30,22 @@ func FuzzAcceptBody(f *testing.F) {
 			t.Errorf("%+v", answer)
 		}
 		var loose struct {
-			Scopes   []string `json:"grant_scope"`
-			Audience []string `json:"grant_access_token_audience"`
-			Remember bool     `json:"remember"`
+			Scopes   []*string `json:"grant_scope"`
+			Audience []*string `json:"grant_access_token_audience"`
+			Remember bool      `json:"remember"`
 		}
 		if err := json.Unmarshal(body, &loose); err != nil {
 			t.Fatalf("taken, and no JSON: %v", err)
 		}
-		if strings.Join(loose.Scopes, " ") != strings.Join(answer.Scopes, " ") || strings.Join(loose.Audience, " ") != strings.Join(answer.Audience, " ") || loose.Remember != answer.Remember {
+		named := func(list []*string) (names []string) {
+			for _, text := range list {
+				if text != nil {
+					names = append(names, *text)
+				}
+			}
+			return names
+		}
+		if !slices.Equal(named(loose.Scopes), answer.Scopes) || !slices.Equal(named(loose.Audience), answer.Audience) || loose.Remember != answer.Remember {
 			t.Errorf("two readers see %+v and %+v", loose, answer)
 		}
 		d, err := parseData(answer.Data)
@@ -90,7 +99,8 @@ func FuzzRejectBody(f *testing.F) {
 // FuzzHandle sees that a handle has one spelling, and one kind.
 func FuzzHandle(f *testing.F) {
 	good := handle(verifierPrefix, fositeconsent.ID{1}, secret{2})
-	for _, text := range []string{"", good, good[:len(good)-1], good + "\n", strings.ToUpper(good), handle(challengePrefix, fositeconsent.ID{1}, secret{2}), verifierPrefix + strings.Repeat("A", 64), browserPrefix + strings.Repeat("A", 43)} {
+	for _, text := range []string{"", good, good[:len(good)-1], good + "\n", strings.ToUpper(good), handle(challengePrefix, fositeconsent.ID{1}, secret{2}), verifierPrefix + strings.Repeat("A", 64), browserPrefix + strings.Repeat("A", 43), browserPrefix + strings.Repeat("A", 42) + "B", browserPrefix + strings.Repeat("A", 48), browserPrefix + strings.Repeat("A", 43) + "\n", strings.Repeat("A", 43),
+		verifierPrefix + strings.Repeat("A", 63) + "\n", verifierPrefix + strings.Repeat("A", 62) + "\r\n", verifierPrefix + strings.Repeat("A", 63) + "*"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 
@@ -33,7 +35,8 @@ const (
 //	GET    /admin/oauth2/auth/sessions/consent?subject=&login_session_id=&page_size=&page_token=
 //	DELETE /admin/oauth2/auth/sessions/consent?subject=&client=&all=&login_session_id=&consent_request_id=
 //
-// What a page of another site has a browser send is refused, [Config.Authenticate] or not. The host sets the timeouts of its http.Server.
+// What a page of another site has a browser send is refused, [Config.Authenticate] or not. Without Authenticate a loopback address
+// is served only under the name localhost, or that address. The host sets the timeouts of its http.Server.
 func (a *API) Handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
@@ -53,9 +56,13 @@ func (a *API) Handler() http.Handler {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
-		// Applications are servers. What a page has a browser send to a loopback address, by a name of its own perhaps, says where it is from.
+		// Applications are servers. What a page has a browser send to another origin, or to localhost, says where it is from.
 		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
 			a.writeError(w, r, &apiError{http.StatusForbidden, "forbidden", "The request was sent by a browser. This API is for servers."})
+			return
+		}
+		if a.config.Authenticate == nil && isRebound(r) {
+			a.writeError(w, r, &apiError{http.StatusForbidden, "forbidden", "The request came to a loopback address under another name than localhost, as one that a browser was led astray with. Use localhost, or set Config.Authenticate."})
 			return
 		}
 		if a.config.Authenticate != nil {
@@ -68,6 +75,14 @@ func (a *API) Handler() http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		mux.ServeHTTP(w, r)
 	})
+}
+
+// isRebound reports whether the request came to a loopback address by a name that is none of it. A page can have its own name lead there
+// (DNS rebinding), and a browser takes that for the page's own server: with a GET to it over http it sends neither Origin nor Sec-Fetch-Site.
+func isRebound(r *http.Request) bool {
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	host := (&url.URL{Host: r.Host}).Hostname()
+	return ok && local.IP.IsLoopback() && !isLoopback(strings.ToLower(host))
 }
 
 // BearerToken returns a function for [Config.Authenticate] that lets in who sends the token (RFC 6750, Section 2.1). It compares
@@ -137,9 +152,14 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	_ = json.NewEncoder(w).Encode(v) // who is gone need not be told
 }
 
-// single returns a parameter that may be there once, "" if it is not.
+// single returns a parameter that may be there once, "" if it is not. A query that cannot be read as a whole is an error: of a
+// parameter that was dropped, nobody knew that it narrows what is asked for.
 func single(r *http.Request, name string) (string, error) {
-	switch values := r.URL.Query()[name]; len(values) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return "", badRequestf("the parameters are not well-formed")
+	}
+	switch values := query[name]; len(values) {
 	case 0:
 		return "", nil
 	case 1:
@@ -217,6 +237,9 @@ func (a *API) getRequest(w http.ResponseWriter, r *http.Request) error {
 	switch request.State {
 	case StatePending:
 	case StateAccepted, StateRejected:
+		if request.Answer == nil {
+			return fmt.Errorf("%w: the consent request %s is %s and has no answer", fositeconsent.ErrStorage, request.ID, request.State)
+		}
 		verifier, err := a.verifierOf(r.Context(), request)
 		if err != nil {
 			return err
@@ -270,8 +293,9 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, parse func([]byte) 
 		return badRequest(err)
 	}
 	if answer.Accepted {
-		// What cannot be remembered is not: the resource owner is asked again, which takes nothing from anybody.
-		answer.Remember = answer.Remember && d.Rememberable
+		// What cannot be remembered is not: the resource owner is asked again, which takes nothing from anybody. Nor is what was skipped,
+		// as in Hydra: nobody was asked for how long, and it would never end.
+		answer.Remember = answer.Remember && d.Rememberable && !d.Skip
 		if !answer.Remember {
 			answer.RememberFor = 0
 		}

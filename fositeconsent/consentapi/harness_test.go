@@ -525,8 +525,8 @@ func wantError(t testing.TB, resp *http.Response, err error, status int) map[str
 	if json.Unmarshal([]byte(bodyOf(err)), &body) != nil || body["error"] == "" || body["error_description"] == "" || body["status_code"] != float64(status) {
 		t.Errorf("the error is %s", bodyOf(err))
 	}
-	if resp.Header.Get("Cache-Control") != "no-store" {
-		t.Error("the answer may be stored")
+	if resp.Header.Get("Cache-Control") != "no-store" || resp.Header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Error("the answer may be stored, or taken for something else")
 	}
 	return body
 }

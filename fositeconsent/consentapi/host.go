@@ -90,7 +90,7 @@ func (a *API) newRequest(ctx context.Context, ar fosite.AuthorizeRequester, sess
 	if err != nil {
 		return nil, err
 	}
-	login, err := a.login(ctx, ar, session)
+	login, err := a.login(ctx, ar, session, prompt.LoginSession)
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +185,7 @@ type Resumed struct {
 	id                fositeconsent.ID
 	verifier, browser Hash
 	ticket            string
+	skip              bool // what the application was told
 	answer            *answerDocument
 }
 
@@ -221,7 +222,7 @@ func (a *API) Resume(r *http.Request) (*Resumed, error) {
 	if err != nil {
 		return nil, err
 	}
-	resumed := &Resumed{Query: document.Query, api: a, id: id, verifier: verifier.hash(), browser: browser.hash(), ticket: document.Ticket}
+	resumed := &Resumed{Query: document.Query, api: a, id: id, verifier: verifier.hash(), browser: browser.hash(), ticket: document.Ticket, skip: document.Skip}
 	switch request.State {
 	case StateAccepted, StateRejected:
 	case StateUsed:
@@ -264,7 +265,7 @@ var errUnanswered = fmt.Errorf("%w: Respond was called on what Resume returned w
 // be told so, with a way on.
 //
 // If [fositeconsent.NeedsConsent] is true of the error, the answer was used, revoked or has expired meanwhile, or is not for this
-// request or this session: send the browser to the authorization endpoint with Query.
+// request or this session; or the application was told to skip, and what stood for the request then does not any more: send the browser to the authorization endpoint with Query.
 func (s *Resumed) Respond(ctx context.Context, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester, session fosite.Session) (fosite.AuthorizeResponder, error) {
 	if s == nil || s.answer == nil {
 		return nil, serverError(errUnanswered)
@@ -276,6 +277,14 @@ func (s *Resumed) Respond(ctx context.Context, provider fosite.OAuth2Provider, a
 		return nil, s.answer.Rejection.asError()
 	}
 	use := &use{storage: s.api.storage, id: s.id, verifier: s.verifier, browser: s.browser}
+	if s.skip {
+		// The application may have asked nobody. What it went by was so when the browser was sent there, and may have been revoked since.
+		covered, err := s.api.gate.Covers(ctx, ar, session)
+		if err != nil {
+			return nil, err
+		}
+		use.lapsed = !covered
+	}
 	ctx = fositeconsent.WithDecision(context.WithValue(ctx, useKey{}, use), s.ticket, s.answer.decision(s.api.config.RememberOfflineAccess))
 	resp, err := provider.NewAuthorizeResponse(ctx, ar, session)
 	if err != nil {

@@ -96,6 +96,20 @@ func member[T any](members map[string]json.RawMessage, name string, to *T) error
 	return nil
 }
 
+// names reads a list of texts. A null in it names nothing: the list of a form with one box, not ticked, becomes [null] in JavaScript.
+func names(members map[string]json.RawMessage, name string, to *[]string) error {
+	var list []*string
+	if err := member(members, name, &list); err != nil {
+		return err
+	}
+	for _, text := range list {
+		if text != nil {
+			*to = append(*to, *text)
+		}
+	}
+	return nil
+}
+
 // value reads any JSON, nil if there is none. Whole numbers become int64 and others float64.
 func value(raw json.RawMessage) (any, error) {
 	if len(raw) == 0 {
@@ -160,8 +174,8 @@ func parseAccept(body []byte) (*answerDocument, error) {
 	a := &answerDocument{Accepted: true}
 	var handledAt time.Time // ours is what counts
 	if err := errors.Join(
-		member(members, "grant_scope", &a.Scopes),
-		member(members, "grant_access_token_audience", &a.Audience),
+		names(members, "grant_scope", &a.Scopes),
+		names(members, "grant_access_token_audience", &a.Audience),
 		member(members, "remember", &a.Remember),
 		member(members, "remember_for", &a.RememberFor),
 		member(members, "handled_at", &handledAt),

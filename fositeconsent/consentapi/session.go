@@ -47,7 +47,8 @@ func (s *SessionData) check() error {
 		claims map[string]any
 	}{{"access_token", s.AccessToken}, {"id_token", s.IDToken}} {
 		for claim := range part.claims {
-			if slices.Contains(reservedClaims, strings.ToLower(claim)) {
+			// Without regard to case as decoders of JSON do it: for Go's, "ſub" and "toKen_type" with a Kelvin sign are these names, too.
+			if slices.ContainsFunc(reservedClaims, func(reserved string) bool { return strings.EqualFold(claim, reserved) }) {
 				return fmt.Errorf("session.%s has the claim %q, which the authorization server sets", part.name, claim)
 			}
 		}
@@ -62,6 +63,7 @@ type use struct {
 	storage           RequestStorage
 	id                fositeconsent.ID
 	verifier, browser Hash
+	lapsed            bool // it was given without asking, and that does not hold any more
 	done              bool
 }
 
@@ -88,6 +90,9 @@ func applyDataWith(ctx context.Context, ar fosite.AuthorizeRequester, text []byt
 	// Without it, the request passes by a consent that is remembered, with that one's data.
 	if use, ok := ctx.Value(useKey{}).(*use); ok {
 		use.done = false // this may be a second attempt
+		if use.lapsed {
+			return useError(ErrRequestRevoked)
+		}
 		if err := use.storage.UseConsentRequest(ctx, use.id, use.verifier, use.browser); err != nil {
 			return useError(err)
 		}

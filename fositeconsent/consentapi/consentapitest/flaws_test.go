@@ -229,6 +229,14 @@ var flaws = []flaw{
 		})
 		return s.UseConsentRequest(ctx, id, verifier, browser)
 	}},
+	{name: "who has another verifier is told that the answer was used", caughtBy: "a verifier or a browser that differs in one bit is not found", use: func(s *Storage, ctx context.Context, id fositeconsent.ID, verifier, browser consentapi.Hash) error {
+		used := false
+		with(s, id, func(r *record) { used = r.used })
+		if used {
+			return consentapi.ErrRequestUsed
+		}
+		return s.UseConsentRequest(ctx, id, verifier, browser)
+	}},
 	{name: "the answer's document is lost", caughtBy: "an answer is returned as it was given", answer: func(s *Storage, ctx context.Context, id fositeconsent.ID, challenge consentapi.Hash, a *consentapi.Answer) (*consentapi.Request, error) {
 		if a != nil && len(a.Document) > 0 {
 			c := *a
