@@ -463,6 +463,31 @@ func TestPagesElsewhereAgainstAnAdversary(t *testing.T) {
 		}
 	})
 
+	// The application may know the victim already, and answer without a word.
+	t.Run("whoever sends somebody to the login page for a request of their own is not signed in as them", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		attacker, victim := e.browser(), e.browser()
+		challenge := e.loginChallenge(e.authorize(attacker, authorization("web")))
+		to, _, err := acceptLogin(e.server, challenge, hydra.AcceptOAuth2LoginRequest{Subject: "lured", Remember: hydra.PtrBool(true)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "the login of a request of another browser", victim.Open(to), http.StatusForbidden, "not started here")
+		// The attacker opens the same page. The application sends the browser where the API says.
+		_, status, err := call(application(e.server).GetOAuth2LoginRequest(context.Background()).LoginChallenge(challenge))
+		if status != http.StatusGone {
+			t.Fatalf("the page of a login that was answered: status %d, %v", status, err)
+		}
+		page := attacker.Open(goneTo(err))
+		for page.Location != nil && strings.HasPrefix(page.Location.String(), attacker.URL("/oauth2/")) {
+			page = attacker.Open(page.Location.String())
+		}
+		if request := e.loginRequest(e.loginChallenge(page)); request.Skip || request.Subject != "" {
+			t.Errorf("the attacker is signed in: %+v", request)
+		}
+	})
+
 	t.Run("handles of one thing are none of another", func(t *testing.T) {
 		t.Parallel()
 		e := e.in(t)
@@ -516,7 +541,7 @@ func TestPagesElsewhereAgainstAnAdversary(t *testing.T) {
 			t.Errorf("another answer: status %d", status)
 		}
 		_, status, err := call(application(e.server).GetOAuth2LoginRequest(context.Background()).LoginChallenge(challenge))
-		if status != http.StatusGone || goneTo(err) != to {
+		if status != http.StatusGone || !strings.HasPrefix(goneTo(err), a.URL("/oauth2/auth?")) {
 			t.Errorf("the page of a login that was answered: status %d, %v", status, err)
 		}
 		first := a.Open(to)

@@ -112,19 +112,13 @@ type oidcContext struct {
 }
 
 func (a *API) get(w http.ResponseWriter, r *http.Request) error {
-	challenge, id, request, s, err := a.requested(r)
+	challenge, _, request, s, err := a.requested(r)
 	if err != nil {
 		return err
 	}
-	switch s {
-	case statePending:
-	case stateAnswered:
-		to, err := at(a.config.ResumeURL, "login_verifier", a.handle(kindVerifier, id))
-		if err != nil {
-			return err
-		}
-		return &apiError{"gone", "The login request was answered before, and the browser is not back yet: send it on to redirect_to.", http.StatusGone, to}
-	default:
+	if s != statePending {
+		// Also if the answer is still on its way: the challenge may be another browser's, in which somebody was sent to the
+		// page of the application with it, to sign in for that one. The way back is for who has given the answer.
 		return a.gone(request, s)
 	}
 	writeJSON(w, http.StatusOK, requestJSON{

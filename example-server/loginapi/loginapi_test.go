@@ -174,6 +174,9 @@ func TestALoginRequest(t *testing.T) {
 	if status, answer := v.call(http.MethodPut, "/accept", challenge, `{"context":{"a":2,"b":1},"amr":["pwd"],"subject":"alice"}`); status != http.StatusOK || answer["redirect_to"] != to {
 		t.Errorf("the same answer: status %d, %v", status, answer)
 	}
+	if status, answer := v.call(http.MethodGet, "", challenge, ""); status != http.StatusGone || answer["redirect_to"] != "https://as.example/auth?client_id=web" {
+		t.Errorf("answered: status %d, %v", status, answer)
+	}
 	for _, body := range []string{`{"subject":"bob"}`, `{"subject":"alice"}`} {
 		if status, _ := v.call(http.MethodPut, "/accept", challenge, body); status != http.StatusConflict {
 			t.Errorf("another answer: status %d", status)
