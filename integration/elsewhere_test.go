@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -800,6 +801,7 @@ func TestInternalAPIIsForTheApplication(t *testing.T) {
 				t.Fatal(err)
 			}
 			request.Header = test.header
+			request.Host = "authorization-server.internal" // by which an application may know it, if it has the token
 			response, err := http.DefaultClient.Do(request)
 			if err != nil {
 				t.Fatal(err)
@@ -813,6 +815,36 @@ func TestInternalAPIIsForTheApplication(t *testing.T) {
 	for _, path := range []string{"/admin/oauth2/auth/requests/login", "/admin/oauth2/auth/sessions/consent?subject=alice", "/consent", "/oauth2/auth/sessions/consent"} {
 		if page := e.browser().Open(e.server.URL + path); page.Status != http.StatusNotFound {
 			t.Errorf("browsers reach %s: status %d", path, page.Status)
+		}
+	}
+}
+
+// A page of a site whose name was made to lead to this machine is of the same origin as what it asks for, and over plain http
+// browsers then send neither Origin nor Sec-Fetch-Site with a GET.
+func TestInternalAPIWithoutATokenHasNoNameOfAnotherSite(t *testing.T) {
+	t.Parallel()
+	e := newElsewhere(t)
+	address := e.server.API() + "/admin/oauth2/auth/sessions/consent?subject=alice"
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(e.server.API(), "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]int{
+		"evil.example:" + port: http.StatusMisdirectedRequest, "evil.example": http.StatusMisdirectedRequest, "127.0.0.1.evil.example": http.StatusMisdirectedRequest,
+		"127.0.0.1:" + port: http.StatusOK, "localhost:" + port: http.StatusOK, "[::1]:" + port: http.StatusOK,
+	} {
+		request, err := http.NewRequest(http.MethodGet, address, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Host = host
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("as %s: status %d, want %d", host, response.StatusCode, want)
 		}
 	}
 }
