@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net"
 	"net/http"
 
 	"github.com/fosite-consent/fosite-consent/example-server/loginapi"
@@ -22,7 +23,10 @@ func (s *server) apiHandler(authenticate func(*http.Request) error) http.Handler
 	guarded := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		setSecurityHeaders(w.Header())
 		switch {
-		// An application is a server. What a page has a browser send to this machine says where it is from.
+		// A site whose name was made to lead to this machine (DNS rebinding), of whose GETs browsers do not say where they are from.
+		case authenticate == nil && !isLoopback(hostname("//"+r.Host)) && cameOverLoopback(r):
+			writeAdminError(w, http.StatusMisdirectedRequest, "misdirected_request", "Without a token, this API is called by a loopback address or as localhost.")
+		// An application is a server. What another page has a browser send to this machine says where it is from.
 		case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
 			writeAdminError(w, http.StatusForbidden, "forbidden", "The request was sent by a browser. This API is for servers.")
 		case authenticate != nil && authenticate(r) != nil:
@@ -37,6 +41,12 @@ func (s *server) apiHandler(authenticate func(*http.Request) error) http.Handler
 		writeAdminError(w, http.StatusInternalServerError, "server_error", "The server could not finish this. What became of the call is not known: repeat it.")
 	}
 	return http.MaxBytesHandler(s.observe(guarded, broken), maxBody)
+}
+
+// cameOverLoopback reports whether the listener's end of the connection is a loopback address.
+func cameOverLoopback(r *http.Request) bool {
+	addr, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && addr.IP.IsLoopback()
 }
 
 // warnIfPublic says so if anybody may decide for everybody.

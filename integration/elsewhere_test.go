@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -463,6 +464,31 @@ func TestPagesElsewhereAgainstAnAdversary(t *testing.T) {
 		}
 	})
 
+	// The application may know the victim already, and answer without a word.
+	t.Run("whoever sends somebody to the login page for a request of their own is not signed in as them", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		attacker, victim := e.browser(), e.browser()
+		challenge := e.loginChallenge(e.authorize(attacker, authorization("web")))
+		to, _, err := acceptLogin(e.server, challenge, hydra.AcceptOAuth2LoginRequest{Subject: "lured", Remember: hydra.PtrBool(true)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused(t, "the login of a request of another browser", victim.Open(to), http.StatusForbidden, "not started here")
+		// The attacker opens the same page. The application sends the browser where the API says.
+		_, status, err := call(application(e.server).GetOAuth2LoginRequest(context.Background()).LoginChallenge(challenge))
+		if status != http.StatusGone {
+			t.Fatalf("the page of a login that was answered: status %d, %v", status, err)
+		}
+		page := attacker.Open(goneTo(err))
+		for page.Location != nil && strings.HasPrefix(page.Location.String(), attacker.URL("/oauth2/")) {
+			page = attacker.Open(page.Location.String())
+		}
+		if request := e.loginRequest(e.loginChallenge(page)); request.Skip || request.Subject != "" {
+			t.Errorf("the attacker is signed in: %+v", request)
+		}
+	})
+
 	t.Run("handles of one thing are none of another", func(t *testing.T) {
 		t.Parallel()
 		e := e.in(t)
@@ -516,7 +542,7 @@ func TestPagesElsewhereAgainstAnAdversary(t *testing.T) {
 			t.Errorf("another answer: status %d", status)
 		}
 		_, status, err := call(application(e.server).GetOAuth2LoginRequest(context.Background()).LoginChallenge(challenge))
-		if status != http.StatusGone || goneTo(err) != to {
+		if status != http.StatusGone || !strings.HasPrefix(goneTo(err), a.URL("/oauth2/auth?")) {
 			t.Errorf("the page of a login that was answered: status %d, %v", status, err)
 		}
 		first := a.Open(to)
@@ -775,6 +801,7 @@ func TestInternalAPIIsForTheApplication(t *testing.T) {
 				t.Fatal(err)
 			}
 			request.Header = test.header
+			request.Host = "authorization-server.internal" // by which an application may know it, if it has the token
 			response, err := http.DefaultClient.Do(request)
 			if err != nil {
 				t.Fatal(err)
@@ -788,6 +815,36 @@ func TestInternalAPIIsForTheApplication(t *testing.T) {
 	for _, path := range []string{"/admin/oauth2/auth/requests/login", "/admin/oauth2/auth/sessions/consent?subject=alice", "/consent", "/oauth2/auth/sessions/consent"} {
 		if page := e.browser().Open(e.server.URL + path); page.Status != http.StatusNotFound {
 			t.Errorf("browsers reach %s: status %d", path, page.Status)
+		}
+	}
+}
+
+// A page of a site whose name was made to lead to this machine is of the same origin as what it asks for, and over plain http
+// browsers then send neither Origin nor Sec-Fetch-Site with a GET.
+func TestInternalAPIWithoutATokenHasNoNameOfAnotherSite(t *testing.T) {
+	t.Parallel()
+	e := newElsewhere(t)
+	address := e.server.API() + "/admin/oauth2/auth/sessions/consent?subject=alice"
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(e.server.API(), "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]int{
+		"evil.example:" + port: http.StatusMisdirectedRequest, "evil.example": http.StatusMisdirectedRequest, "127.0.0.1.evil.example": http.StatusMisdirectedRequest,
+		"127.0.0.1:" + port: http.StatusOK, "localhost:" + port: http.StatusOK, "[::1]:" + port: http.StatusOK,
+	} {
+		request, err := http.NewRequest(http.MethodGet, address, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Host = host
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("as %s: status %d, want %d", host, response.StatusCode, want)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"crypto/rand"
 	"crypto/subtle"
 	"embed"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -149,11 +150,12 @@ func (a *application) render(w http.ResponseWriter, status int, page string, dat
 }
 
 // failed answers when the API has refused. If that knows how the browser goes on, there it goes: after the back button, for
-// instance, to where the answer that was given leads.
+// instance, to the authorization request once more.
 func (a *application) failed(w http.ResponseWriter, r *http.Request, err error) {
 	var refused *hydra.GenericOpenAPIError
 	if errors.As(err, &refused) {
-		if gone, ok := refused.Model().(hydra.OAuth2RedirectTo); ok && gone.RedirectTo != "" {
+		var gone hydra.OAuth2RedirectTo // of which the client has no Model where the answer is put
+		if strings.HasPrefix(refused.Error(), "410") && json.Unmarshal(refused.Body(), &gone) == nil && gone.RedirectTo != "" {
 			http.Redirect(w, r, gone.RedirectTo, http.StatusSeeOther)
 			return
 		}
@@ -187,11 +189,6 @@ func (a *application) getLogin(w http.ResponseWriter, r *http.Request) {
 func (a *application) postLogin(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	challenge := r.PostFormValue("challenge")
-	request, err := call(a.api.GetOAuth2LoginRequest(ctx).LoginChallenge(challenge))
-	if err != nil {
-		a.failed(w, r, err)
-		return
-	}
 	if r.PostFormValue("decision") == "deny" {
 		a.follow(w, r, a.api.RejectOAuth2LoginRequest(ctx).LoginChallenge(challenge).RejectOAuth2Request(hydra.RejectOAuth2Request{
 			Error: hydra.PtrString("access_denied"), ErrorDescription: hydra.PtrString("Nobody signed in."),
@@ -200,9 +197,15 @@ func (a *application) postLogin(w http.ResponseWriter, r *http.Request) {
 	}
 	same := func(got, want string) int { return subtle.ConstantTimeCompare([]byte(got), []byte(want)) }
 	if same(r.PostFormValue("username"), a.username)&same(r.PostFormValue("password"), a.password) != 1 {
+		request, err := call(a.api.GetOAuth2LoginRequest(ctx).LoginChallenge(challenge))
+		if err != nil {
+			a.failed(w, r, err)
+			return
+		}
 		a.render(w, http.StatusForbidden, "login.html", loginPage{request, true})
 		return
 	}
+	// Without a look at the request: after a double click that is answered, and the same answer leads on.
 	a.acceptLogin(w, r, challenge, hydra.AcceptOAuth2LoginRequest{
 		Subject: a.username, Amr: []string{"pwd"}, // RFC 8176
 		Remember: hydra.PtrBool(r.PostFormValue("remember") == "yes"), RememberFor: hydra.PtrInt64(3600),

@@ -112,19 +112,13 @@ type oidcContext struct {
 }
 
 func (a *API) get(w http.ResponseWriter, r *http.Request) error {
-	challenge, id, request, s, err := a.requested(r)
+	challenge, _, request, s, err := a.requested(r)
 	if err != nil {
 		return err
 	}
-	switch s {
-	case statePending:
-	case stateAnswered:
-		to, err := at(a.config.ResumeURL, "login_verifier", a.handle(kindVerifier, id))
-		if err != nil {
-			return err
-		}
-		return &apiError{"gone", "The login request was answered before, and the browser is not back yet: send it on to redirect_to.", http.StatusGone, to}
-	default:
+	if s != statePending {
+		// Also if the answer is still on its way: the challenge may be another browser's, in which somebody was sent to the
+		// page of the application with it, to sign in for that one. The way back is for who has given the answer.
 		return a.gone(request, s)
 	}
 	writeJSON(w, http.StatusOK, requestJSON{
@@ -215,10 +209,25 @@ func parseAccept(body []byte) (*Answer, error) {
 	case len(j.Context) > maxContext:
 		return nil, fmt.Errorf("context is longer than %d bytes", maxContext)
 	}
-	if string(j.Context) == "null" {
-		j.Context = nil
+	data, err := canonical(j.Context)
+	if err != nil {
+		return nil, err
 	}
-	return &Answer{Subject: j.Subject, Remember: j.Remember, RememberFor: j.RememberFor, Extend: j.Extend, ACR: j.ACR, AMR: j.AMR, Context: j.Context}, nil
+	return &Answer{Subject: j.Subject, Remember: j.Remember, RememberFor: j.RememberFor, Extend: j.Extend, ACR: j.ACR, AMR: j.AMR, Context: data}, nil
+}
+
+// canonical writes JSON so that two answers that are the same are the same text. What is null is nothing.
+func canonical(text json.RawMessage) (json.RawMessage, error) {
+	if len(text) == 0 {
+		return nil, nil
+	}
+	var value any
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber() // as it was written, whatever its size
+	if err := dec.Decode(&value); err != nil || value == nil {
+		return nil, err
+	}
+	return json.Marshal(value)
 }
 
 func isSubject(s string) bool {
@@ -253,7 +262,7 @@ func parseReject(body []byte) (*Answer, error) {
 	return &Answer{Rejection: &Rejection{j.Error, j.Description, j.Hint}}, nil
 }
 
-// object reads a body that is one JSON object with no member that is not known. A NUL is what jsonb cannot hold.
+// object reads a body that is one JSON object with no member that is not known. A NUL is not for whoever gets the texts.
 func object(body []byte, to any) error {
 	if !utf8.Valid(body) || bytes.Contains(body, []byte(`\u0000`)) {
 		return errors.New("the body is no text: expected UTF-8 without a NUL")
@@ -263,7 +272,7 @@ func object(body []byte, to any) error {
 	if err := dec.Decode(to); err != nil {
 		return errors.New("the body is not the JSON object that was expected: " + strings.TrimPrefix(err.Error(), "json: "))
 	}
-	if dec.More() {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("the body has something after the JSON object")
 	}
 	return nil

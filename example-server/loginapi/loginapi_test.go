@@ -3,6 +3,7 @@ package loginapi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -144,6 +145,7 @@ func TestALoginRequest(t *testing.T) {
 		"a subject that is long":   `{"subject":"` + strings.Repeat("a", 256) + `"}`,
 		"an unknown member":        `{"subject":"alice","admin":true}`,
 		"two objects":              `{"subject":"alice"}{"subject":"bob"}`,
+		"one brace more":           `{"subject":"alice"}}`,
 		"remembered until before":  `{"subject":"alice","remember":true,"remember_for":-1}`,
 		"remembered for ever more": `{"subject":"alice","remember":true,"remember_for":9223372036854775807}`,
 		"another name for clients": `{"subject":"alice","force_subject_identifier":"bob"}`,
@@ -174,6 +176,9 @@ func TestALoginRequest(t *testing.T) {
 	if status, answer := v.call(http.MethodPut, "/accept", challenge, `{"context":{"a":2,"b":1},"amr":["pwd"],"subject":"alice"}`); status != http.StatusOK || answer["redirect_to"] != to {
 		t.Errorf("the same answer: status %d, %v", status, answer)
 	}
+	if status, answer := v.call(http.MethodGet, "", challenge, ""); status != http.StatusGone || answer["redirect_to"] != "https://as.example/auth?client_id=web" {
+		t.Errorf("answered: status %d, %v", status, answer)
+	}
 	for _, body := range []string{`{"subject":"bob"}`, `{"subject":"alice"}`} {
 		if status, _ := v.call(http.MethodPut, "/accept", challenge, body); status != http.StatusConflict {
 			t.Errorf("another answer: status %d", status)
@@ -194,6 +199,37 @@ func TestALoginRequest(t *testing.T) {
 	}
 	if status, answer := v.call(http.MethodGet, "", challenge, ""); status != http.StatusGone || answer["redirect_to"] != "https://as.example/auth?client_id=web" {
 		t.Errorf("used: status %d, %v", status, answer)
+	}
+}
+
+// All that the parser lets through can be stored, and comes back as it is.
+func TestALoginRequestHoldsAnyText(t *testing.T) {
+	pool := database(t)
+	for name, test := range map[string]struct{ context, want string }{
+		"half a character":        {`"\ud800"`, "\"\ufffd\""},
+		"a number beyond numeric": {`[1e400000]`, `[1e400000]`},
+		"a number of many digits": {`[1e100000]`, `[1e100000]`},
+		"many levels":             {strings.Repeat("[", 8000) + strings.Repeat("]", 8000), strings.Repeat("[", 8000) + strings.Repeat("]", 8000)},
+		"members in any order":    {`{"b" : 1, "a":2 }`, `{"a":2,"b":1}`},
+		"null":                    {`null`, ``},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := &visit{t, newAPI(t, pool, secret), map[string]string{}}
+			challenge := v.send(&Request{Query: "client_id=web", LoginHint: "a\x00b", Scopes: []string{"\x00"}, Display: "\xff"})
+			if status, answer := v.call(http.MethodGet, "", challenge, ""); status != http.StatusOK || fmt.Sprint(answer["requested_scope"]) != "[\x00]" {
+				t.Fatalf("status %d, %v", status, answer)
+			}
+			var to string
+			for range 2 {
+				status, answer := v.call(http.MethodPut, "/accept", challenge, `{"subject":"alice","context":`+test.context+`}`)
+				if to, _ = answer["redirect_to"].(string); status != http.StatusOK {
+					t.Fatalf("status %d, %v", status, answer)
+				}
+			}
+			if resumed, err := v.a.Resume(v.request(to)); err != nil || string(resumed.Answer.Context) != test.want {
+				t.Errorf("brought back: %.100v, %v", resumed, err)
+			}
+		})
 	}
 }
 

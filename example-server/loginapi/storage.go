@@ -14,8 +14,8 @@ import (
 const Schema = `
 CREATE TABLE IF NOT EXISTS example_server_login_requests (
     id         text        PRIMARY KEY,
-    request    jsonb       NOT NULL,
-    answer     jsonb,      -- NULL until the application has answered; the first answer stands
+    request    json        NOT NULL, -- not jsonb, which cannot hold every text: a NUL in login_hint, or half a surrogate
+    answer     text,       -- JSON; NULL until the application has answered; the first answer stands
     used_at    timestamptz, -- when the browser was back with it
     expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 70);
@@ -78,7 +78,7 @@ func (a *API) answer(ctx context.Context, id string, answer *Answer) (same bool,
 	if tag.RowsAffected() == 1 {
 		return true, stateAnswered, nil
 	}
-	err = a.pool.QueryRow(ctx, "SELECT coalesce(answer = $2::jsonb, false), "+stateColumn+" FROM example_server_login_requests WHERE id = $1", id, text).Scan(&same, &s)
+	err = a.pool.QueryRow(ctx, "SELECT coalesce(answer = $2, false), "+stateColumn+" FROM example_server_login_requests WHERE id = $1", id, text).Scan(&same, &s)
 	return same, s, err
 }
 
