@@ -159,9 +159,15 @@ func (s *server) getLoginBack(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		l.at = known.at
-	} else if err := s.sessions.RenewToken(ctx); err != nil { // as in postLogin
-		s.unavailable(w, r, "session could not be renewed", err)
-		return
+	} else {
+		deadline := s.sessions.Deadline(ctx)
+		if err := s.sessions.RenewToken(ctx); err != nil { // as in postLogin
+			s.unavailable(w, r, "session could not be renewed", err)
+			return
+		}
+		if known != nil { // who stays signed in if this is not remembered, and no longer than before
+			s.sessions.SetDeadline(ctx, deadline)
+		}
 	}
 	lifetime := loginLifetime
 	if answer.RememberFor > 0 {

@@ -291,6 +291,28 @@ func TestPagesElsewhere(t *testing.T) {
 		}
 	})
 
+	t.Run("a login that is not remembered leaves that of the browser as long as it was", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		a, page := e.signedInFor(authorization("web"), "stays")
+		e.approveThere(a, page)
+		ends := func() (at time.Time) {
+			t.Helper()
+			if err := e.pool.QueryRow(context.Background(), `SELECT expiry FROM sessions WHERE convert_from(data, 'UTF8') LIKE '%"username":"stays"%'`).Scan(&at); err != nil {
+				t.Fatal(err)
+			}
+			return at
+		}
+		before := ends()
+		e.approveThere(a, e.signInThere(a, e.authorize(a, authorization("web", "prompt", "login")), hydra.AcceptOAuth2LoginRequest{Subject: "passes"}))
+		if after := ends(); !after.Equal(before) {
+			t.Errorf("it ends at %v, and not at %v", after, before)
+		}
+		if request := e.loginRequest(e.loginChallenge(e.authorize(a, authorization("web")))); !request.Skip || request.Subject != "stays" {
+			t.Errorf("signed in is %q", request.Subject)
+		}
+	})
+
 	t.Run("who wants a new login gets one", func(t *testing.T) {
 		t.Parallel()
 		e := e.in(t)
