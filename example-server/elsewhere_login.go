@@ -198,6 +198,9 @@ func (s *server) refuseLogin(w http.ResponseWriter, r *http.Request, resumed *lo
 		s.refuseAuthorization(w, r, err)
 		return
 	}
+	if err == nil {
+		_ = s.answerable(r.Context(), ar) // so that no error is sent in a way that it must not; what else it says, nobody has waited for
+	}
 	s.finish(w, r, resumed.Request.Query)
 	rejection := resumed.Answer.Rejection
 	s.writeAuthorizeError(w, r, ar, (&fosite.RFC6749Error{
