@@ -159,9 +159,15 @@ func (s *server) getLoginBack(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		l.at = known.at
-	} else if err := s.sessions.RenewToken(ctx); err != nil { // as in postLogin
-		s.unavailable(w, r, "session could not be renewed", err)
-		return
+	} else {
+		deadline := s.sessions.Deadline(ctx)
+		if err := s.sessions.RenewToken(ctx); err != nil { // as in postLogin
+			s.unavailable(w, r, "session could not be renewed", err)
+			return
+		}
+		if known != nil { // who stays signed in if this is not remembered, and no longer than before
+			s.sessions.SetDeadline(ctx, deadline)
+		}
 	}
 	lifetime := loginLifetime
 	if answer.RememberFor > 0 {
@@ -191,6 +197,9 @@ func (s *server) refuseLogin(w http.ResponseWriter, r *http.Request, resumed *lo
 		}
 		s.refuseAuthorization(w, r, err)
 		return
+	}
+	if err == nil {
+		_ = s.answerable(r.Context(), ar) // so that no error is sent in a way that it must not; what else it says, nobody has waited for
 	}
 	s.finish(w, r, resumed.Request.Query)
 	rejection := resumed.Answer.Rejection

@@ -25,9 +25,10 @@ import (
 // Hydra's API, through Hydra's own generated client.
 
 const (
-	loginPages   = "https://accounts.example/login"
-	consentPages = "https://accounts.example/consent"
-	apiToken     = "the token of the application that has the pages"
+	loginPages     = "https://accounts.example/login"
+	consentPages   = "https://accounts.example/consent"
+	nativeCallback = "com.example.native:/callback"
+	apiToken       = "the token of the application that has the pages"
 )
 
 // elsewhere is the example server without pages.
@@ -189,7 +190,11 @@ func (e elsewhere) stored() string {
 
 func TestPagesElsewhere(t *testing.T) {
 	t.Parallel()
-	e := newElsewhere(t)
+	e := newElsewhere(t, func(c *authserver.Config) {
+		c.Clients = append(slices.Clone(c.Clients), testClient("native", func(c *authserver.Client) {
+			c.Secret, c.TokenEndpointAuthMethod, c.RedirectURIs = "", "none", []string{nativeCallback}
+		}))
+	})
 
 	t.Run("the application is told what is asked, and what it answers is what is issued", func(t *testing.T) {
 		t.Parallel()
@@ -291,6 +296,28 @@ func TestPagesElsewhere(t *testing.T) {
 		}
 	})
 
+	t.Run("a login that is not remembered leaves that of the browser as long as it was", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		a, page := e.signedInFor(authorization("web"), "stays")
+		e.approveThere(a, page)
+		ends := func() (at time.Time) {
+			t.Helper()
+			if err := e.pool.QueryRow(context.Background(), `SELECT expiry FROM sessions WHERE convert_from(data, 'UTF8') LIKE '%"username":"stays"%'`).Scan(&at); err != nil {
+				t.Fatal(err)
+			}
+			return at
+		}
+		before := ends()
+		e.approveThere(a, e.signInThere(a, e.authorize(a, authorization("web", "prompt", "login")), hydra.AcceptOAuth2LoginRequest{Subject: "passes"}))
+		if after := ends(); !after.Equal(before) {
+			t.Errorf("it ends at %v, and not at %v", after, before)
+		}
+		if request := e.loginRequest(e.loginChallenge(e.authorize(a, authorization("web")))); !request.Skip || request.Subject != "stays" {
+			t.Errorf("signed in is %q", request.Subject)
+		}
+	})
+
 	t.Run("who wants a new login gets one", func(t *testing.T) {
 		t.Parallel()
 		e := e.in(t)
@@ -350,6 +377,16 @@ func TestPagesElsewhere(t *testing.T) {
 		delivery := wantError(t, a.Open(to.RedirectTo), "login_required")
 		if delivery.Values.Get("state") == "" || !strings.Contains(delivery.Values.Get("error_description"), "Nobody is there.") {
 			t.Errorf("the client is told %v", delivery.Values)
+		}
+
+		// No form can be posted to an app on the user's device.
+		page = e.authorize(a, authorization("native", "redirect_uri", nativeCallback, "response_mode", "form_post"))
+		to, _, err = call(application(e.server).RejectOAuth2LoginRequest(ctx).LoginChallenge(e.loginChallenge(page)).RejectOAuth2Request(hydra.RejectOAuth2Request{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if page = a.Open(to.RedirectTo); page.Location == nil || page.Location.Scheme != "com.example.native" || page.Location.Query().Get("error") != "access_denied" {
+			t.Errorf("status %d, to %v: %s", page.Status, page.Location, page.Text())
 		}
 
 		a, page = e.signedIn("alice", authorization("web"))
