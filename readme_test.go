@@ -87,7 +87,7 @@ func newServer(store fositeconsent.GrantStorage, config *fosite.Config, fositeSt
 		compose.OAuth2AuthorizeExplicitFactory,
 		compose.OpenIDConnectExplicitFactory,
 		compose.OAuth2PKCEFactory,
-		// … and whatever else you compose
+		// … and whatever else you compose: refresh tokens, introspection, …
 	)
 	provider, err = gate.Protect(provider) // fails if the gate is missing or not first
 	if err != nil {
@@ -301,7 +301,8 @@ func newSession(l login) *openid.DefaultSession {
 
 var consentTemplate = template.Must(template.New("consent").Parse(
 	// README: page
-	`<form method="post" action="/consent">
+	`<p>{{.Prompt.Client.GetID}} asks {{.Prompt.Subject}} for {{.Prompt.Scopes}} at {{.Prompt.Audience}}. You go on to {{.Prompt.RedirectURI}}.</p>
+<form method="post" action="/consent">
   <input type="hidden" name="ticket" value="{{.Prompt.Ticket}}">
   <input type="hidden" name="params" value="{{.Params}}">
   {{range .Prompt.RequiredScopes}}<input type="hidden" name="scope" value="{{.}}">{{end}}

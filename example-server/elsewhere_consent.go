@@ -29,9 +29,10 @@ func (s *server) newConsentAPI(storage consentapi.RequestStorage, authenticate f
 			}
 			return nil
 		},
-		GetClient:    s.getClient,
-		Authenticate: authenticate,
-		Logger:       s.log,
+		RememberOfflineAccess: true, // as Hydra does: its applications have one box for all
+		GetClient:             s.getClient,
+		Authenticate:          authenticate,
+		Logger:                s.log,
 	})
 }
 

@@ -59,8 +59,8 @@ func TestNodeReferenceApplication(t *testing.T) {
 		t.Fatal(err)
 	}
 	login := url.Values{"email": {"foo@bar.com"}, "password": {"foobar"}, "submit": {"Log in"}, "remember": {"1"}}
-	approve := url.Values{"grant_scope": {"openid", "photos.read"}, "submit": {"Allow access"}, "remember": {"1"}}
-	scopes := []string{"openid", "photos.read"}
+	approve := url.Values{"grant_scope": {"openid", "photos.read", "offline_access"}, "submit": {"Allow access"}, "remember": {"1"}}
+	scopes := []string{"openid", "photos.read", "offline_access"} // the last of which its one box has remembered, too
 
 	first := v.asks("web", scopes)
 	visit(first.address, login, approve)
@@ -70,7 +70,7 @@ func TestNodeReferenceApplication(t *testing.T) {
 	visit(again.address)
 	v.redeems(again, client.arrived(t, 2)[1], scopes...)
 
-	more := v.asks("web", []string{"openid", "photos.read", "photos.write"})
+	more := v.asks("web", []string{"openid", "photos.read", "photos.write", "offline_access"})
 	visit(more.address, url.Values{"submit": {"Deny access"}})
 	if got := client.arrived(t, 3)[2]; got.values.Get("error") != "access_denied" || got.values.Has("code") || got.values.Get("state") != more.state {
 		t.Errorf("the client got %v", got.values)
