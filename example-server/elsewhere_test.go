@@ -4,8 +4,16 @@ import (
 	"bytes"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/alexedwards/scs/v2"
+
+	"github.com/fosite-consent/fosite-consent/example-server/loginapi"
 )
 
 func TestAnInternalAPIThatAnybodyReachesIsWarnedOf(t *testing.T) {
@@ -30,4 +38,45 @@ func TestAnInternalAPIThatAnybodyReachesIsWarnedOf(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAConfirmedLoginIsForItsRequestAndForAWhile(t *testing.T) {
+	s := &server{sessions: scs.New(), logins: new(loginapi.API)}
+	ctx, err := s.sessions.Load(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodGet, pathAuthorize, nil).WithContext(withLogin(ctx, &login{username: "of the browser"}))
+	confirm := func(query string, until time.Duration) {
+		s.setConfirmedLogins(ctx, append(s.confirmedLogins(ctx), confirmedLogin{Request: requestKey(query), Until: time.Now().Add(until).UnixMicro(), Username: "of " + query}))
+	}
+	check := func(query string, form url.Values, want string) {
+		t.Helper()
+		got := ""
+		if l := loginFrom(s.withLoginFor(r, form, query).Context()); l != nil {
+			got = l.username
+		}
+		if got != want {
+			t.Errorf("%s with %v goes on with the login %q, want %q", query, form, got, want)
+		}
+	}
+	none := url.Values{"prompt": {"none"}}
+	confirm("a", time.Minute)
+	check("a", nil, "of a")
+	check("b", nil, "") // not even the browser's: that is to be confirmed
+	check("b", none, "of the browser")
+	confirm("late", -time.Microsecond)
+	check("late", nil, "")
+	s.forgetConfirmed(ctx, "b")
+	check("a", nil, "of a")
+	s.forgetConfirmed(ctx, "a")
+	check("a", nil, "")
+	for i := range maxConfirmed + 1 {
+		confirm(strconv.Itoa(i), time.Minute)
+	}
+	check("0", nil, "")
+	check("1", nil, "of 1")
+	check(strconv.Itoa(maxConfirmed), nil, "of "+strconv.Itoa(maxConfirmed))
+	s.sessions.Put(ctx, sessionConfirmed, "[")
+	check("1", nil, "")
 }

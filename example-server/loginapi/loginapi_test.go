@@ -151,6 +151,9 @@ func TestALoginRequest(t *testing.T) {
 		"another name for clients": `{"subject":"alice","force_subject_identifier":"bob"}`,
 		"a large context":          `{"subject":"alice","context":"` + strings.Repeat("a", maxContext) + `"}`,
 		"a larger body":            `{"subject":"alice","context":"` + strings.Repeat("a", maxBody) + `"}`,
+		"a long amr":               `{"subject":"alice","amr":["` + strings.Repeat("a", maxText+1) + `"]}`,
+		"no UTF-8":                 `{"subject":"alice","acr":"` + "\xff" + `"}`,
+		"a NUL in a text":          `{"subject":"alice","acr":"\u0000"}`,
 		"a long acr":               `{"subject":"alice","acr":"` + strings.Repeat("a", maxText+1) + `"}`,
 	} {
 		if status, answer := v.call(http.MethodPut, "/accept", challenge, body); status != http.StatusBadRequest || answer["error"] != "invalid_request" {
@@ -159,6 +162,9 @@ func TestALoginRequest(t *testing.T) {
 	}
 	for name, body := range map[string]string{
 		"an error in quotes":  `{"error":"a\"b"}`,
+		"a newline":           `{"error":"a\nb"}`,
+		"a long error":        `{"error":"` + strings.Repeat("a", maxText+1) + `"}`,
+		"a long hint":         `{"error":"a","error_hint":"` + strings.Repeat("a", maxText+1) + `"}`,
 		"a long description":  `{"error":"a","error_description":"` + strings.Repeat("a", maxText+1) + `"}`,
 		"an unknown member":   `{"redirect_to":"https://evil.example"}`,
 		"a status of no kind": `{"status_code":"400"}`,
@@ -199,6 +205,33 @@ func TestALoginRequest(t *testing.T) {
 	}
 	if status, answer := v.call(http.MethodGet, "", challenge, ""); status != http.StatusGone || answer["redirect_to"] != "https://as.example/auth?client_id=web" {
 		t.Errorf("used: status %d, %v", status, answer)
+	}
+}
+
+func TestOneChallengeIsAskedFor(t *testing.T) {
+	v := &visit{t, newAPI(t, database(t), secret), map[string]string{}}
+	challenge := v.send(&Request{Query: "client_id=web"})
+	for query, want := range map[string]int{
+		"": http.StatusBadRequest, "login_challenge=": http.StatusBadRequest, "login_challenge=" + challenge + "&login_challenge=" + challenge: http.StatusBadRequest,
+		"login_challenge=" + v.a.handle(kindChallenge, strings.Repeat("A", idSize)): http.StatusNotFound, "login_challenge=x": http.StatusNotFound,
+		"login_challenge=" + challenge: http.StatusOK,
+	} {
+		w := httptest.NewRecorder()
+		v.a.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, Path+"?"+query, nil))
+		if w.Code != want {
+			t.Errorf("%q: status %d, want %d", query, w.Code, want)
+		}
+	}
+}
+
+func TestOnlyWhoIsSignedInIsConfirmed(t *testing.T) {
+	v := &visit{t, newAPI(t, database(t), secret), map[string]string{}}
+	challenge := v.send(&Request{Query: "client_id=web", Skip: true, Subject: "alice"})
+	if status, _ := v.call(http.MethodPut, "/accept", challenge, `{"subject":"bob"}`); status != http.StatusBadRequest {
+		t.Errorf("another subject: status %d", status)
+	}
+	if status, _ := v.call(http.MethodPut, "/reject", challenge, `{}`); status != http.StatusOK {
+		t.Errorf("a rejection: status %d", status)
 	}
 }
 
@@ -247,6 +280,9 @@ func TestLoginRequestsEnd(t *testing.T) {
 	_, answer := v.call(http.MethodPut, "/accept", answered, `{"subject":"alice"}`)
 	to, _ := answer["redirect_to"].(string)
 	expire("1 second")
+	if status, answer := v.call(http.MethodGet, "", late, ""); status != http.StatusGone || answer["redirect_to"] != "https://as.example/auth?client_id=late" {
+		t.Errorf("looked up too late: status %d, %v", status, answer)
+	}
 	if status, answer := v.call(http.MethodPut, "/accept", late, `{"subject":"alice"}`); status != http.StatusGone || answer["redirect_to"] != "https://as.example/auth?client_id=late" {
 		t.Errorf("accepted too late: status %d, %v", status, answer)
 	}
