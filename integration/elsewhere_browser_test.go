@@ -308,7 +308,9 @@ func TestBrowserWithPagesElsewhere(t *testing.T) {
 		v.status(other.Arrive(v.at("/consent/back")), http.StatusForbidden)
 		v.sees(other, "Nobody is waiting for this decision")
 		v.looks(other, "elsewhere-refused")
-		tab.Reload() // answered, and so on to where the answer leads
+		tab.Reload() // answered, which the application is told, but not how: asked anew
+		tab.Arrive(consentPage)
+		tab.Click(approveButton)
 		v.redeems(a, comes(v, tab), someScopes...)
 	})
 }

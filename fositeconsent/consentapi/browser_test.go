@@ -193,7 +193,9 @@ func TestBrowser(t *testing.T) {
 			t.Errorf("another browser gets %d", arrived.Status)
 		}
 		h.wantNoted(consentapi.ErrForeignBrowser)
-		leaked.Reload() // the application leads on, to the answer that there is
+		leaked.Reload() // answered, which the application is told, but not how: asked anew
+		leaked.Arrive(pages)
+		leaked.Click(allow)
 		leaked.Arrive(callback)
 		if got := party.last(t, 5); got.Get("code") == "" || got.Get("state") != "state of the leaked tab" {
 			t.Errorf("the client heard %v", got)

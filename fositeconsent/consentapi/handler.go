@@ -240,11 +240,9 @@ func (a *API) getRequest(w http.ResponseWriter, r *http.Request) error {
 		if request.Answer == nil {
 			return fmt.Errorf("%w: the consent request %s is %s and has no answer", fositeconsent.ErrStorage, request.ID, request.State)
 		}
-		verifier, err := a.verifierOf(r.Context(), request)
-		if err != nil {
-			return err
-		}
-		return &goneError{at(a.resumeURL, "consent_verifier", verifier), "The consent request was answered before, and the browser is not back yet: send it on to redirect_to."}
+		// Not where the answer leads: the challenge may be another browser's, which has sent somebody else to the application's page with it. The way
+		// back is for who has given the answer.
+		return a.gone(request.State, d)
 	case StateUsed, StateRevoked, StateExpired:
 		return a.gone(request.State, d)
 	default:

@@ -227,17 +227,17 @@ func nodeFails(t *testing.T, name string) {
 	thrown(t, name, node.Call("revokeOAuth2ConsentSessions", object{"subject": "alice"}), http.StatusBadRequest, "invalid_request")
 	returned[object](t, get(challenge), http.StatusOK)
 
-	// 409, and the first answer stands. 410 leads on.
+	// 409, and the first answer stands. 410 leads on, by the authorization request.
+	restart := h.server.URL + "/oauth2/auth?"
 	to := returned[hydra.OAuth2RedirectTo](t, accept(challenge, "openid"), http.StatusOK).RedirectTo
 	thrown(t, name, accept(challenge, "openid", "photos"), http.StatusConflict, "conflict")
 	thrown(t, name, reject(challenge), http.StatusConflict, "conflict")
-	if gone := thrown(t, name, get(challenge), http.StatusGone, "gone"); gone["redirect_to"] != to {
-		t.Errorf("the way on is %v, want %s", gone, to)
+	if gone := thrown(t, name, get(challenge), http.StatusGone, "gone"); !strings.HasPrefix(fmt.Sprint(gone["redirect_to"]), restart) {
+		t.Errorf("the way on is %v", gone)
 	}
 	if tokens := h.exchange(b.wantCode(to)); tokens["scope"] != "openid" {
 		t.Errorf("the tokens are %v", tokens)
 	}
-	restart := h.server.URL + "/oauth2/auth?"
 	if gone := thrown(t, name, get(challenge), http.StatusGone, "gone"); !strings.HasPrefix(fmt.Sprint(gone["redirect_to"]), restart) {
 		t.Errorf("the way on is %v", gone)
 	}
