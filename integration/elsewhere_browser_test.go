@@ -81,13 +81,14 @@ func startConsentApp(t *testing.T, api string) string {
 	ended := make(chan string, 1)
 	go func() {
 		var log strings.Builder
+		heard := false
 		buffer := make([]byte, 4096)
 		for {
 			n, err := reader.Read(buffer)
 			log.Write(buffer[:n])
-			if _, rest, found := strings.Cut(log.String(), "msg=listening addr="); found && strings.Contains(rest, "\n") && listening != nil {
+			if _, rest, found := strings.Cut(log.String(), "msg=listening addr="); found && strings.Contains(rest, "\n") && !heard {
 				listening <- rest[:strings.IndexByte(rest, '\n')]
-				listening = nil
+				heard = true
 			}
 			if err != nil {
 				ended <- log.String()
@@ -95,7 +96,6 @@ func startConsentApp(t *testing.T, api string) string {
 			}
 		}
 	}()
-	heard := listening
 	t.Cleanup(func() {
 		if err := app.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Errorf("the application had ended by itself: %v", err)
@@ -112,7 +112,7 @@ func startConsentApp(t *testing.T, api string) string {
 		}
 	})
 	select {
-	case addr := <-heard:
+	case addr := <-listening:
 		return "http://" + addr
 	case log := <-ended:
 		t.Fatalf("the application does not listen:\n%s", log)
