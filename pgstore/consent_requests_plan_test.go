@@ -57,7 +57,7 @@ func TestEveryStatementOfConsentRequestsIsOneAndGoesByAnIndex(t *testing.T) {
 			_, err := store.RevokeConsentRequests(ctx, fositeconsent.Selection{Subject: "subject 1"})
 			return err
 		}, "Index Scan using consent_requests_subject_idx"},
-		{"sweep", "86400000000, 1000, NULL", func() error { _, err := sweeper.Sweep(ctx); return err }, "Index Scan using consent_requests_expiry_idx"},
+		{"sweep", "86400000000, 1000, NULL, NULL", func() error { _, err := sweeper.Sweep(ctx); return err }, "Index Scan using consent_requests_expiry_idx"},
 	} {
 		r.statements = nil
 		if err := c.call(); !errors.Is(err, errRecorded) {

@@ -105,7 +105,7 @@ func TestEveryStatementGoesByAnIndex(t *testing.T) {
 			[]string{"Index Scan using consent_grants_pkey on consent_grants", "Index Scan using consent_grants_pkey on consent_grants g"},
 		},
 		{
-			"sweep", sweep, "86400000000, 1000, NULL",
+			"sweep", sweep, "86400000000, 1000, NULL, NULL",
 			[]string{"Index Scan using consent_grants_expires_at_idx", "Index Scan using consent_grants_pkey"},
 		},
 	} {

@@ -104,8 +104,8 @@ func NewSweeper(db DB, config SweeperConfig) (*Sweeper, error) {
 // counted, and the next one tries again.
 func (s *Sweeper) Run(ctx context.Context) error { return s.sweeper.Run(ctx) }
 
-// Sweep makes one pass: it deletes in batches until nothing is left that is past
-// its retention and that nobody else has locked. It returns how many rows it
+// Sweep makes one pass: it deletes in batches, the oldest first, until nothing is left that is past
+// its retention, but for what somebody else had locked when it came there. It returns how many rows it
 // deleted, also with an error; each batch is committed for itself, unless the DB
 // is a transaction.
 func (s *Sweeper) Sweep(ctx context.Context) (int64, error) { return s.sweeper.Sweep(ctx) }

@@ -112,6 +112,31 @@ func TestSweepInBatches(t *testing.T) {
 	}
 }
 
+// TestSweepStepsOverWhatItDeletedOnce sweeps in a transaction, so that Postgres has to keep what is deleted, as it does while somebody else's is open.
+func TestSweepStepsOverWhatItDeletedOnce(t *testing.T) {
+	t.Parallel()
+	const rows, size = 2000, 50
+	pool := migrated(t, pgstore.Config{})
+	exec(t, pool, `INSERT INTO public.consent_requests (id, challenge_hash, browser_hash, subject, client_id, login_session, document, created_at, expires_at)
+		SELECT gen_random_uuid(), sha256('c'), sha256('b'), 'somebody', 'photo-printer', '', '{}', made, made + interval '30 minutes'
+		FROM (SELECT now() - interval '3 days' + i / 7 * interval '1 second' AS made FROM generate_series(1, $1) AS i) AS m`, rows)
+	exec(t, pool, "VACUUM (ANALYZE) public.consent_requests")
+	h := hold(t, pool)
+	exec(t, h.tx, "SET LOCAL enable_bitmapscan = off") // the plan with many rows
+	exec(t, h.tx, "SET LOCAL enable_seqscan = off")
+	if deleted := sweep(t, newSweeper(t, h.tx, pgstore.SweeperConfig{BatchSize: size})); deleted != rows {
+		t.Fatalf("%d deleted", deleted)
+	}
+	// From the front each time it would be 50 + 100 + … + 2000 entries. Seven requests expire at once.
+	var seen int
+	if err := h.tx.QueryRow(testContext(t), "SELECT pg_stat_get_xact_tuples_returned('public.consent_requests_expiry_idx'::regclass)").Scan(&seen); err != nil {
+		t.Fatal(err)
+	}
+	if limit := rows + rows/size*7; seen < rows || seen > limit {
+		t.Errorf("%d entries of the index were looked at, want %d to %d", seen, rows, limit)
+	}
+}
+
 type executions struct {
 	pgstore.DB
 	mu    sync.Mutex
@@ -119,9 +144,9 @@ type executions struct {
 	hook  func(call int) error
 }
 
-func (e *executions) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+func (e *executions) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if strings.Contains(sql, "consent_requests") { // the tests that count are about grants
-		return e.DB.Exec(ctx, sql, args...)
+		return e.DB.QueryRow(ctx, sql, args...)
 	}
 	e.mu.Lock()
 	e.calls++
@@ -129,11 +154,16 @@ func (e *executions) Exec(ctx context.Context, sql string, args ...any) (pgconn.
 	e.mu.Unlock()
 	if hook != nil {
 		if err := hook(call); err != nil {
-			return pgconn.CommandTag{}, err
+			return fakeRow{err}
 		}
 	}
-	return e.DB.Exec(ctx, sql, args...)
+	return e.DB.QueryRow(ctx, sql, args...)
 }
+
+// fakeRow is what a statement returns that has failed, or that has found nothing to delete.
+type fakeRow struct{ err error }
+
+func (f fakeRow) Scan(...any) error { return f.err }
 
 func TestSweepersShareTheWork(t *testing.T) {
 	t.Parallel()
@@ -185,13 +215,13 @@ var errOne = errors.New("one statement only")
 // one lets one statement pass.
 type one struct{ pgx.Tx }
 
-func (o *one) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+func (o *one) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if o.Tx == nil {
-		return pgconn.CommandTag{}, errOne
+		return fakeRow{errOne}
 	}
 	tx := o.Tx
 	o.Tx = nil
-	return tx.Exec(ctx, sql, args...)
+	return tx.QueryRow(ctx, sql, args...)
 }
 
 func TestPresenterDoesNotWaitForASweeper(t *testing.T) {
@@ -238,15 +268,15 @@ type fakeDB struct {
 	exec func(ctx context.Context, call int) error
 }
 
-func (f *fakeDB) Exec(ctx context.Context, sql string, _ ...any) (pgconn.CommandTag, error) {
+func (f *fakeDB) QueryRow(ctx context.Context, sql string, _ ...any) pgx.Row {
 	if strings.Contains(sql, "consent_requests") { // the second statement of the same pass
-		return pgconn.NewCommandTag("DELETE 0"), nil
+		return fakeRow{}
 	}
 	f.at = append(f.at, time.Now())
 	if f.exec != nil {
-		return pgconn.CommandTag{}, f.exec(ctx, len(f.at))
+		return fakeRow{f.exec(ctx, len(f.at))}
 	}
-	return pgconn.NewCommandTag("DELETE 0"), nil
+	return fakeRow{}
 }
 
 func TestRun(t *testing.T) {

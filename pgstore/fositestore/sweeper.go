@@ -116,7 +116,7 @@ func NewSweeper(pool *pgxpool.Pool, config SweeperConfig) (*Sweeper, error) {
 // counted, and the next one tries again.
 func (s *Sweeper) Run(ctx context.Context) error { return s.sweeper.Run(ctx) }
 
-// Sweep makes one pass: it deletes in batches, each a transaction of its own, until
-// nothing is left that is past its retention and that nobody else has locked. It
+// Sweep makes one pass: it deletes in batches, each a transaction of its own, the oldest first, until
+// nothing is left that is past its retention, but for what somebody else had locked when it came there. It
 // returns how many rows it deleted, also with an error.
 func (s *Sweeper) Sweep(ctx context.Context) (int64, error) { return s.sweeper.Sweep(ctx) }

@@ -77,16 +77,24 @@ type Sweeper struct {
 // sweepSQL deletes the oldest rows of all. They are locked first, and those that
 // somebody else has locked left out: two sweepers share the work, and a sweeper
 // never waits. The array is what makes the deletion go by the primary key whatever the
-// planner knows about the table.
+// planner knows about the table. It returns how many rows it deleted, and when the last of
+// them had expired: where the next statement of the same pass goes on. While a transaction is open
+// that began before the deletions, Postgres has to keep what was deleted, and a statement that began
+// at the front would step over all of it again.
 const sweepSQL = `
-DELETE FROM %[1]s
-WHERE %[2]s = ANY (ARRAY(
-	SELECT %[2]s FROM %[1]s
-	WHERE expires_at <= coalesce($3::timestamptz, statement_timestamp()) - $1::bigint * interval '1 microsecond'
-	ORDER BY expires_at
-	LIMIT $2::integer
-	FOR UPDATE SKIP LOCKED
-))`
+WITH deleted AS (
+	DELETE FROM %[1]s
+	WHERE %[2]s = ANY (ARRAY(
+		SELECT %[2]s FROM %[1]s
+		WHERE expires_at <= coalesce($3::timestamptz, statement_timestamp()) - $1::bigint * interval '1 microsecond'
+		  AND expires_at >= coalesce($4::timestamptz, '-infinity')
+		ORDER BY expires_at
+		LIMIT $2::integer
+		FOR UPDATE SKIP LOCKED
+	))
+	RETURNING expires_at
+)
+SELECT count(*), max(expires_at) FROM deleted`
 
 // New returns a sweeper. It starts nothing.
 func New(config Config) (*Sweeper, error) {
@@ -182,8 +190,10 @@ func (s *Sweeper) Sweep(ctx context.Context) (int64, error) {
 }
 
 func (s *Sweeper) sweep(ctx context.Context, sql string) (total int64, err error) {
+	var last *time.Time // the first statement begins at the front
 	for {
-		deleted, err := s.batch(ctx, sql)
+		var deleted int64
+		deleted, last, err = s.batch(ctx, sql, last)
 		total += deleted
 		if err != nil || deleted < int64(s.config.BatchSize) {
 			return total, err
@@ -221,9 +231,9 @@ func (s *Sweeper) page(ctx context.Context, walk Walk, after *string) (deleted i
 	return deleted, last, err
 }
 
-func (s *Sweeper) batch(ctx context.Context, sql string) (int64, error) {
+func (s *Sweeper) batch(ctx context.Context, sql string, after *time.Time) (deleted int64, last *time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, batchTimeout)
 	defer cancel()
-	tag, err := s.config.DB.Exec(ctx, sql, s.config.Retention.Microseconds(), s.config.BatchSize, s.config.Clock())
-	return tag.RowsAffected(), err
+	err = s.config.DB.QueryRow(ctx, sql, s.config.Retention.Microseconds(), s.config.BatchSize, s.config.Clock(), after).Scan(&deleted, &last)
+	return deleted, last, err
 }
