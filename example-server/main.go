@@ -249,11 +249,11 @@ func serve(ctx context.Context, config config, clients []*client, accounts *user
 	defer stopWork()
 	var work errgroup.Group
 	work.Go(func() error { return sweeper.Run(workCtx) })
-	work.Go(func() error { return sessionStore{pool}.sweep(workCtx, log) })
+	work.Go(func() error { return sweepNowAndThen(workCtx, log, "sessions", sessionStore{pool}.sweep) })
 	work.Go(func() error { return storageSweeper.Run(workCtx) })
 	work.Go(func() error { return keys.signing.run(workCtx) })
 	if s.logins != nil {
-		work.Go(func() error { return s.logins.Sweep(workCtx, log) })
+		work.Go(func() error { return sweepNowAndThen(workCtx, log, "login requests", s.logins.Sweep) })
 	}
 
 	var servers []*http.Server

@@ -106,8 +106,14 @@ func (s sessionStore) DeleteCtx(ctx context.Context, token string) error {
 	return err
 }
 
-// sweep deletes expired sessions until the context ends.
-func (s sessionStore) sweep(ctx context.Context, log *slog.Logger) error {
+// sweep deletes expired sessions.
+func (s sessionStore) sweep(ctx context.Context) error {
+	_, err := s.pool.Exec(ctx, "DELETE FROM sessions WHERE expiry < statement_timestamp()")
+	return err
+}
+
+// sweepNowAndThen has what has expired deleted until the context ends.
+func sweepNowAndThen(ctx context.Context, log *slog.Logger, what string, sweep func(context.Context) error) error {
 	tick := time.NewTicker(5 * time.Minute)
 	defer tick.Stop()
 	for {
@@ -117,8 +123,8 @@ func (s sessionStore) sweep(ctx context.Context, log *slog.Logger) error {
 		case <-tick.C:
 		}
 		passCtx, cancel := context.WithTimeout(ctx, time.Minute)
-		if _, err := s.pool.Exec(passCtx, "DELETE FROM sessions WHERE expiry < statement_timestamp()"); err != nil && ctx.Err() == nil {
-			log.Warn("expired sessions could not be deleted", "error", err)
+		if err := sweep(passCtx); err != nil && ctx.Err() == nil {
+			log.Warn("what has expired could not be deleted", "what", what, "error", err)
 		}
 		cancel()
 	}

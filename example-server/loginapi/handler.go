@@ -63,7 +63,7 @@ func badRequest(err error) error {
 func (a *API) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	var known *apiError
 	if !errors.As(err, &known) {
-		a.config.Error(r.Context(), err)
+		a.config.Logger.ErrorContext(r.Context(), "login API", "error", err)
 		known = &apiError{Name: "server_error", Description: "The authorization server failed. What became of the call is not known: repeat it.", Status: http.StatusInternalServerError}
 	}
 	writeJSON(w, known.Status, known)

@@ -7,7 +7,6 @@
 package loginapi
 
 import (
-	"context"
 	"crypto/hkdf"
 	"crypto/hmac"
 	"crypto/rand"
@@ -15,6 +14,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
@@ -34,7 +34,7 @@ type Config struct {
 	Secret           []byte // handles are made with a key derived from it
 	Lifespan         time.Duration
 	Secure           bool // the server is on https
-	Error            func(context.Context, error)
+	Logger           *slog.Logger
 }
 
 // API keeps login requests and answers for them. It is safe for concurrent use.

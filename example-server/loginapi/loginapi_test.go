@@ -1,9 +1,9 @@
 package loginapi
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -25,12 +25,20 @@ func newAPI(t testing.TB, pool *pgxpool.Pool, secret string) *API {
 	a, err := New(pool, Config{
 		LoginURL: "https://accounts.example/login?tenant=1", ResumeURL: "https://as.example/back", AuthorizationURL: "https://as.example/auth",
 		Secret: []byte(secret), Lifespan: time.Hour, Secure: true,
-		Error: func(_ context.Context, err error) { t.Errorf("the API fails: %v", err) },
+		Logger: slog.New(slog.NewTextHandler(failing{t}, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// failing is where the API logs: it has no reason to.
+type failing struct{ testing.TB }
+
+func (f failing) Write(text []byte) (int, error) {
+	f.Errorf("the API logs %s", text)
+	return len(text), nil
 }
 
 const secret = "a secret of thirty-two bytes, or more"
@@ -292,7 +300,7 @@ func TestLoginRequestsEnd(t *testing.T) {
 	count := func(want int) {
 		t.Helper()
 		var n int
-		if err := v.a.sweep(t.Context()); err != nil {
+		if err := v.a.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if err := pool.QueryRow(t.Context(), "SELECT count(*) FROM example_server_login_requests").Scan(&n); err != nil || n != want {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -105,26 +104,8 @@ func (a *API) use(ctx context.Context, id string) (request *Request, answer *Ans
 	return request, answer, nil
 }
 
-// Sweep deletes what has ended, until the context does.
-func (a *API) Sweep(ctx context.Context, log *slog.Logger) error {
-	tick := time.NewTicker(5 * time.Minute)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		passCtx, cancel := context.WithTimeout(ctx, time.Minute)
-		err := a.sweep(passCtx)
-		cancel()
-		if err != nil && ctx.Err() == nil {
-			log.Warn("login requests that have ended could not be deleted", "error", err)
-		}
-	}
-}
-
-func (a *API) sweep(ctx context.Context) error {
+// Sweep deletes what has ended.
+func (a *API) Sweep(ctx context.Context) error {
 	_, err := a.pool.Exec(ctx, "DELETE FROM example_server_login_requests WHERE expires_at < statement_timestamp() - $1 * interval '1 second'", retention.Seconds())
 	return err
 }
