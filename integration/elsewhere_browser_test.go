@@ -225,8 +225,11 @@ func TestBrowserWithPagesElsewhere(t *testing.T) {
 		}
 		// Back to the consent page, which was answered: that counts, and the way on is to be asked anew, from the login on.
 		tab.Back()
-		if d := tab.Arrive(consentPage); d.Back {
+		if d := tab.Arrive(consentPage); d.Back { // kept by the browser
 			tab.Click(approveButton)
+			v.status(tab.Arrive(consentPage), http.StatusConflict)
+			v.looks(tab, "elsewhere-answered")
+			tab.Click("main a")
 		}
 		signsIn(v, tab)
 		tab.Click(approveButton)
@@ -279,6 +282,26 @@ func TestBrowserWithPagesElsewhere(t *testing.T) {
 		if text := tab.Text("main"); !strings.Contains(text, "The client web") {
 			t.Errorf("the applications: %q", text)
 		}
+	})
+
+	t.Run("a double click counts once, and leads on", func(t *testing.T) {
+		v := visits(t)
+		a := v.asks("web", someScopes, oauth2.SetAuthURLParam("audience", api))
+		tab := v.profile.Tab()
+		tab.Open(a.address)
+		tab.Arrive(loginPage)
+		tab.Type("#username", "alice")
+		tab.Type("#password", appPassword)
+		tab.Hold("*/login")
+		tab.ClickTwice("button[value=sign-in]", func() { tab.AwaitHeld(1) })
+		tab.AwaitHeld(2)
+		tab.Release()
+		tab.Arrive(consentPage)
+		tab.Hold("*/consent")
+		tab.ClickTwice(approveButton, func() { tab.AwaitHeld(3) }) // it counts on
+		tab.AwaitHeld(4)
+		tab.Release()
+		v.redeems(a, comes(v, tab), someScopes...)
 	})
 
 	t.Run("cancelled at the login", func(t *testing.T) {

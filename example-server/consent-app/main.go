@@ -25,6 +25,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -125,7 +126,7 @@ func (a *application) handler() http.Handler {
 	mux.HandleFunc("POST /consent", a.postConsent)
 	mux.HandleFunc("GET /style.css", func(w http.ResponseWriter, r *http.Request) { http.ServeFileFS(w, r, pageFiles, "pages/style.css") })
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		a.render(w, http.StatusNotFound, "error.html", "There is nothing here.")
+		a.render(w, http.StatusNotFound, "error.html", errorPage{Text: "There is nothing here."})
 	})
 	// A form of another site would sign somebody in, or approve (RFC 6749, Section 10.12).
 	protected := http.NewCrossOriginProtection().Handler(mux)
@@ -149,6 +150,8 @@ func (a *application) render(w http.ResponseWriter, status int, page string, dat
 	}
 }
 
+type errorPage struct{ Text, Link string }
+
 // failed answers when the API has refused. If that knows how the browser goes on, there it goes: after the back button, for
 // instance, to the authorization request once more.
 func (a *application) failed(w http.ResponseWriter, r *http.Request, err error) {
@@ -160,12 +163,14 @@ func (a *application) failed(w http.ResponseWriter, r *http.Request, err error) 
 			return
 		}
 		if strings.HasPrefix(refused.Error(), "409") {
-			a.render(w, http.StatusConflict, "error.html", "This page was answered differently before, and that answer counts. Go back to the application and start again.")
+			// The page itself leads on now: the API says where.
+			link := r.URL.Path + "?" + url.Values{strings.TrimPrefix(r.URL.Path, "/") + "_challenge": {r.PostFormValue("challenge")}}.Encode()
+			a.render(w, http.StatusConflict, "error.html", errorPage{"This page was answered differently before, and that answer counts.", link})
 			return
 		}
 	}
 	a.log.ErrorContext(r.Context(), "the API refused", "error", err)
-	a.render(w, http.StatusBadGateway, "error.html", "This did not work. Nothing was approved. Go back to the application and start again.")
+	a.render(w, http.StatusBadGateway, "error.html", errorPage{Text: "Nothing was approved. Go back to the application and start again."})
 }
 
 type loginPage struct {
@@ -253,7 +258,7 @@ func (a *application) getConsent(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if request.GetSkip() { // what was remembered covers it
-		a.acceptConsent(w, r, request, request.RequestedScope, request.RequestedAccessTokenAudience, false)
+		a.acceptConsent(w, r, request.Challenge, request.RequestedScope, request.RequestedAccessTokenAudience, false)
 		return
 	}
 	a.showConsent(w, http.StatusOK, request, "")
@@ -271,37 +276,32 @@ func (a *application) showConsent(w http.ResponseWriter, status int, request *hy
 func (a *application) postConsent(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	challenge := r.PostFormValue("challenge")
-	// Once more: what may be granted is what is requested, and not what the form says.
-	request, err := call(a.api.GetOAuth2ConsentRequest(ctx).ConsentChallenge(challenge))
-	if err != nil {
-		a.failed(w, r, err)
-		return
-	}
-	switch r.PostFormValue("decision") {
-	case "approve":
-		if len(r.PostForm["scope"]) == 0 && len(request.RequestedScope) > 0 {
-			a.showConsent(w, http.StatusBadRequest, request, "No permission was ticked, so nothing was approved.")
-			return
-		}
-		a.acceptConsent(w, r, request, r.PostForm["scope"], request.RequestedAccessTokenAudience, r.PostFormValue("remember") == "yes")
-	case "deny":
+	// Without a look at the request: after a double click that is answered, and the same answer leads on. What the form says beyond
+	// what was requested, the API refuses.
+	switch decision := r.PostFormValue("decision"); {
+	case decision == "deny":
 		a.follow(w, r, a.api.RejectOAuth2ConsentRequest(ctx).ConsentChallenge(challenge).RejectOAuth2Request(hydra.RejectOAuth2Request{
 			Error: hydra.PtrString("access_denied"), ErrorDescription: hydra.PtrString("The resource owner denied the request."),
 		}))
+	case decision == "approve" && (len(r.PostForm["scope"]) > 0 || r.PostFormValue("scopes") == "0"):
+		a.acceptConsent(w, r, challenge, r.PostForm["scope"], r.PostForm["audience"], r.PostFormValue("remember") == "yes")
 	default:
-		a.showConsent(w, http.StatusBadRequest, request, "That was neither yes nor no, so nothing was approved.")
+		request, err := call(a.api.GetOAuth2ConsentRequest(ctx).ConsentChallenge(challenge))
+		if err != nil {
+			a.failed(w, r, err)
+			return
+		}
+		a.showConsent(w, http.StatusBadRequest, request, "No permission was ticked, or it was neither yes nor no. Nothing was approved.")
 	}
 }
 
-func (a *application) acceptConsent(w http.ResponseWriter, r *http.Request, request *hydra.OAuth2ConsentRequest, scopes, audience []string, remember bool) {
+func (a *application) acceptConsent(w http.ResponseWriter, r *http.Request, challenge string, scopes, audience []string, remember bool) {
 	session := hydra.AcceptOAuth2ConsentRequestSession{}
-	for _, scope := range scopes {
-		if scope == "profile" { // what an application knows of its users
-			session.IdToken = map[string]any{"preferred_username": request.GetSubject()}
-			session.AccessToken = map[string]any{"department": "Photography"}
-		}
+	if slices.Contains(scopes, "profile") { // what an application knows of its users, of which this one has a single one
+		session.IdToken = map[string]any{"preferred_username": a.username}
+		session.AccessToken = map[string]any{"department": "Photography"}
 	}
-	a.follow(w, r, a.api.AcceptOAuth2ConsentRequest(r.Context()).ConsentChallenge(request.Challenge).AcceptOAuth2ConsentRequest(hydra.AcceptOAuth2ConsentRequest{
+	a.follow(w, r, a.api.AcceptOAuth2ConsentRequest(r.Context()).ConsentChallenge(challenge).AcceptOAuth2ConsentRequest(hydra.AcceptOAuth2ConsentRequest{
 		GrantScope: scopes, GrantAccessTokenAudience: audience, Session: &session, Remember: &remember, RememberFor: hydra.PtrInt64(0),
 	}))
 }
