@@ -33,9 +33,7 @@ func (s *server) newLoginAPI(pool *pgxpool.Pool) (*loginapi.API, error) {
 		Secret:           s.keys.secret,
 		Lifespan:         loginRequestLifespan,
 		Secure:           isHTTPS(s.issuer),
-		Error: func(ctx context.Context, err error) {
-			s.log.ErrorContext(ctx, "login API", "error", err)
-		},
+		Logger:           s.log,
 	})
 }
 
@@ -176,8 +174,11 @@ func (s *server) getLoginBack(w http.ResponseWriter, r *http.Request) {
 	if answer.Remember && (!resumed.Request.Skip || answer.Extend) {
 		s.keepLogin(ctx, l, lifetime)
 	}
-	s.setConfirmedLogins(ctx, append(slices.DeleteFunc(s.confirmedLogins(ctx), func(c confirmedLogin) bool { return c.Request == requestKey(resumed.Request.Query) }), confirmedLogin{
-		Request: requestKey(resumed.Request.Query), Until: time.Now().Add(loginRequestLifespan).UnixMicro(), Username: l.username, SessionID: l.sessionID, At: l.at.UnixMicro(),
+	key := requestKey(resumed.Request.Query)
+	// What was confirmed for somebody else, who has left it, is not for whoever is here now.
+	others := slices.DeleteFunc(s.confirmedLogins(ctx), func(c confirmedLogin) bool { return c.Request == key || c.Username != l.username })
+	s.setConfirmedLogins(ctx, append(others, confirmedLogin{
+		Request: key, Until: time.Now().Add(loginRequestLifespan).UnixMicro(), Username: l.username, SessionID: l.sessionID, At: l.at.UnixMicro(),
 		ACR: answer.ACR, AMR: answer.AMR, Context: answer.Context, Challenge: resumed.Challenge,
 	}))
 	if err := s.saveSession(ctx, w); err != nil {

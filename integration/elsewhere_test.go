@@ -709,6 +709,19 @@ func TestPagesElsewhereAgainstAnAdversary(t *testing.T) {
 		}
 	})
 
+	t.Run("a login that was left is not for whoever comes next", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		left := authorization("web", "state", "the state of a request that was left")
+		a, page := e.signedIn("left", left)
+		back := e.accepted(page, nil)
+		e.signInThere(a, e.authorize(a, authorization("web", "state", "the state of whoever comes next")), hydra.AcceptOAuth2LoginRequest{Subject: "next"})
+		if request := e.loginRequest(e.loginChallenge(e.authorize(a, left))); request.Skip || request.Subject != "" {
+			t.Errorf("skip for %q", request.Subject)
+		}
+		e.loginChallenge(a.Open(back)) // nor is the approval
+	})
+
 	t.Run("somebody else signs in meanwhile", func(t *testing.T) {
 		t.Parallel()
 		e := e.in(t)
@@ -723,6 +736,17 @@ func TestPagesElsewhereAgainstAnAdversary(t *testing.T) {
 			t.Errorf("asked is %s", request.GetSubject())
 		}
 	})
+}
+
+// usedIfIssued fails the test unless as many answers were used as codes were issued, with one transaction for both.
+func (e elsewhere) usedIfIssued(want int) {
+	e.t.Helper()
+	var used, codes int
+	err := e.pool.QueryRow(context.Background(), "SELECT (SELECT count(*) FROM consent_requests WHERE used_at IS NOT NULL), (SELECT count(*) FROM consent_codes)").Scan(&used, &codes)
+	if err != nil || used != codes || want >= 0 && used != want {
+		e.t.Errorf("%d answers were used and %d codes issued, want %d: %v", used, codes, want, err)
+	}
+	e.codesAreThoseOfConsumedGrants()
 }
 
 // expire ends requests, by the database's clock.
@@ -770,7 +794,7 @@ func TestPagesElsewhereWhileProcessesAreKilled(t *testing.T) {
 	next()
 	allOf(params, "alice").check(e.suite, e.server, got)
 	e.nothingIssued(a.Open(back))
-	e.codesAreThoseOfConsumedGrants()
+	e.usedIfIssued(1)
 }
 
 // The process dies, or the database's connection is cut, in the middle of the response: the way back is still good, or has led to the code.
@@ -800,12 +824,13 @@ func TestPagesElsewhereKilledInTheMiddle(t *testing.T) {
 	eventually(t, "the transaction of the process that was killed is over", func() bool { return len(e.waiting()) == 0 })
 	e.server = following
 	a.Use(following)
-	e.codesAreThoseOfConsumedGrants()
+	e.settled()
+	e.usedIfIssued(-1)
 	page = a.Open(back)
 	if got := e.issued(page); got == nil && page.Status != http.StatusConflict {
 		t.Errorf("the way back, after the crash: status %d, %s", page.Status, page.Text())
 	}
-	e.codesAreThoseOfConsumedGrants()
+	e.usedIfIssued(1)
 }
 
 // Who decides for everybody has to be somebody.
