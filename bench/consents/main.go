@@ -11,7 +11,6 @@ package main
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -20,19 +19,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/handler/openid"
 
+	"github.com/fosite-consent/fosite-consent/bench/internal/scratch"
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 	"github.com/fosite-consent/fosite-consent/pgstore"
 	"github.com/fosite-consent/fosite-consent/pgstore/fositestore"
 )
 
 const (
-	issuer   = "https://as.example"
-	database = "consents_bench"
+	issuer = "https://as.example"
 	// What the one user has: applications, and responses of each.
 	applications, responses = 20, 5
 )
@@ -48,45 +46,18 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, url, rows string, rounds int) (err error) {
-	if url == "" {
-		return errors.New("-database-url is missing")
-	}
-	admin, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer admin.Close(ctx)
-	drop := func() error {
-		_, err := admin.Exec(ctx, "DROP DATABASE IF EXISTS "+database+" WITH (FORCE)")
-		return err
-	}
-	if err := drop(); err != nil {
-		return err
-	}
-	if _, err := admin.Exec(ctx, "CREATE DATABASE "+database); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, drop()) }()
-	config, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return err
-	}
-	config.ConnConfig.Database = database
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	b := bench{pool: pool, rounds: rounds}
-	if err := b.open(ctx); err != nil {
-		return err
-	}
-	var version string
-	if err := pool.QueryRow(ctx, "SELECT version()").Scan(&version); err != nil {
-		return err
-	}
-	fmt.Printf("%s; medians of %d calls\n\n", version, rounds)
+func run(ctx context.Context, url, rows string, rounds int) error {
+	return scratch.Run(ctx, url, "consents_bench", func(ctx context.Context, pool *pgxpool.Pool, version string) error {
+		b := bench{pool: pool, rounds: rounds}
+		if err := b.open(); err != nil {
+			return err
+		}
+		return b.run(ctx, version, rows)
+	})
+}
+
+func (b *bench) run(ctx context.Context, version, rows string) error {
+	fmt.Printf("%s; medians of %d calls\n\n", version, b.rounds)
 	fmt.Printf("| consents of others | find | list a user's %d | list 50 of a client's | revoke one of a user's | revoke the other %d, with %d responses |\n|---|---|---|---|---|---|\n",
 		applications, applications-1, (applications-1)*responses)
 	filled := 0
@@ -114,10 +85,7 @@ type bench struct {
 	next   uint64 // id
 }
 
-func (b *bench) open(ctx context.Context) (err error) {
-	if err := pgstore.Migrate(ctx, b.pool, pgstore.Config{}); err != nil {
-		return err
-	}
+func (b *bench) open() (err error) {
 	if b.store, err = pgstore.New(b.pool, pgstore.Config{}); err != nil {
 		return err
 	}

@@ -13,7 +13,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -22,19 +21,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/fosite-consent/fosite-consent/bench/internal/scratch"
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
 	"github.com/fosite-consent/fosite-consent/pgstore"
 )
 
-const (
-	database = "requests_bench"
-	// document is as long as that of a request with three scopes and a client with a logo, its sealed ticket included.
-	document = 1400
-)
+// document is as long as that of a request with three scopes and a client with a logo, its sealed ticket included.
+const document = 1400
 
 func main() {
 	url := flag.String("database-url", os.Getenv("DATABASE_URL"), "the server's maintenance database, as a superuser")
@@ -47,48 +43,26 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, url, rows string, rounds int) (err error) {
-	if url == "" {
-		return errors.New("-database-url is missing")
-	}
-	admin, err := pgx.Connect(ctx, url)
-	if err != nil {
-		return err
-	}
-	defer admin.Close(ctx)
-	drop := func() error {
-		_, err := admin.Exec(ctx, "DROP DATABASE IF EXISTS "+database+" WITH (FORCE)")
-		return err
-	}
-	if err := drop(); err != nil {
-		return err
-	}
-	if _, err := admin.Exec(ctx, "CREATE DATABASE "+database); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, drop()) }()
-	config, err := pgxpool.ParseConfig(url)
-	if err != nil {
-		return err
-	}
-	config.ConnConfig.Database = database
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	if err := pgstore.Migrate(ctx, pool, pgstore.Config{}); err != nil {
-		return err
-	}
-	b := bench{pool: pool, rounds: rounds}
-	if b.store, err = pgstore.New(pool, pgstore.Config{}); err != nil {
-		return err
-	}
-	var version string
-	if err := pool.QueryRow(ctx, "SELECT version()").Scan(&version); err != nil {
-		return err
-	}
-	fmt.Printf("%s; medians of %d calls, in ms\n\n| abandoned |", version, rounds)
+func run(ctx context.Context, url, rows string, rounds int) error {
+	return scratch.Run(ctx, url, "requests_bench", func(ctx context.Context, pool *pgxpool.Pool, version string) error {
+		store, err := pgstore.New(pool, pgstore.Config{})
+		if err != nil {
+			return err
+		}
+		b := bench{pool: pool, store: store, rounds: rounds}
+		return b.run(ctx, version, rows)
+	})
+}
+
+type bench struct {
+	pool   *pgxpool.Pool
+	store  *pgstore.Store
+	rounds int
+	next   uint64 // id
+}
+
+func (b *bench) run(ctx context.Context, version, rows string) error {
+	fmt.Printf("%s; medians of %d calls, in ms\n\n| abandoned |", version, b.rounds)
 	for _, name := range steps {
 		fmt.Printf(" %s |", name)
 	}
@@ -108,13 +82,6 @@ func run(ctx context.Context, url, rows string, rounds int) (err error) {
 		}
 	}
 	return b.sweep(ctx)
-}
-
-type bench struct {
-	pool   *pgxpool.Pool
-	store  *pgstore.Store
-	rounds int
-	next   uint64 // id
 }
 
 // fill adds requests that nobody comes back to.

@@ -1016,3 +1016,28 @@ func (h *host) anotherNode() *host {
 	h.t.Cleanup(node.internal.Close)
 	return node
 }
+
+// Pages may move from one place to the other: what was remembered on one of the host's own, which put no data to the decision, counts at the application's, too.
+func TestWhatAnOwnPageHasRememberedCounts(t *testing.T) {
+	onEach(t, func(t *testing.T, on string) {
+		h := newHost(t, options{on: on})
+		ctx := t.Context()
+		ar, err := h.provider.NewAuthorizeRequest(ctx, httptest.NewRequest(http.MethodGet, "/oauth2/auth?"+params().Encode(), nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		session := h.newSession()
+		prompt, err := h.gate.Prompt(ctx, ar, session)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx = fositeconsent.WithDecision(ctx, prompt.Ticket, fositeconsent.Decision{Scopes: prompt.Scopes, Audience: prompt.Audience, Remember: &fositeconsent.Remember{OfflineAccess: true}})
+		if _, err := h.provider.NewAuthorizeResponse(ctx, ar, session); err != nil {
+			t.Fatal(err)
+		}
+		_, location, _ := h.browser().get(h.server.URL + "/oauth2/auth?" + params().Encode())
+		if location == nil || location.Query().Get("code") == "" {
+			t.Errorf("it leads to %v", location)
+		}
+	})
+}
