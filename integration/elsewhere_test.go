@@ -821,7 +821,7 @@ func TestPagesElsewhereKilledInTheMiddle(t *testing.T) {
 	if err := lock.Rollback(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the transaction of the process that was killed is over", func() bool { return len(e.waiting()) == 0 })
+	eventually(t, "the transaction of the process that was killed is over", e.nothingRuns)
 	e.server = following
 	a.Use(following)
 	e.settled()

@@ -156,6 +156,7 @@ func TestALoginRequest(t *testing.T) {
 		"one brace more":           `{"subject":"alice"}}`,
 		"remembered until before":  `{"subject":"alice","remember":true,"remember_for":-1}`,
 		"remembered for ever more": `{"subject":"alice","remember":true,"remember_for":9223372036854775807}`,
+		"remembered for too long":  `{"subject":"alice","remember":true,"remember_for":9223372037}`, // in nanoseconds it would be negative
 		"another name for clients": `{"subject":"alice","force_subject_identifier":"bob"}`,
 		"a large context":          `{"subject":"alice","context":"` + strings.Repeat("a", maxContext) + `"}`,
 		"a larger body":            `{"subject":"alice","context":"` + strings.Repeat("a", maxBody) + `"}`,
@@ -187,7 +188,7 @@ func TestALoginRequest(t *testing.T) {
 	if status != http.StatusOK || !strings.HasPrefix(to, "https://as.example/back?login_verifier=") {
 		t.Fatalf("status %d, %v", status, answer)
 	}
-	if status, answer := v.call(http.MethodPut, "/accept", challenge, `{"context":{"a":2,"b":1},"amr":["pwd"],"subject":"alice"}`); status != http.StatusOK || answer["redirect_to"] != to {
+	if status, answer := v.call(http.MethodPut, "/accept", challenge, `{"context":{"a":2,"b":1},"amr":["pwd"],"subject":"alice","force_subject_identifier":"alice"}`); status != http.StatusOK || answer["redirect_to"] != to {
 		t.Errorf("the same answer: status %d, %v", status, answer)
 	}
 	if status, answer := v.call(http.MethodGet, "", challenge, ""); status != http.StatusGone || answer["redirect_to"] != "https://as.example/auth?client_id=web" {
