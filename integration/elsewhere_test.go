@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -318,6 +319,120 @@ func TestPagesElsewhere(t *testing.T) {
 		}
 	})
 
+	t.Run("a login is as old as it is, however often it is confirmed", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		a, page := e.signedInFor(authorization("web"), "aged")
+		e.approveThere(a, page)
+		at := e.age("aged", 2*time.Hour)
+		page = e.authorize(a, authorization("web"))
+		challenge := e.loginChallenge(page)
+		if !e.loginRequest(challenge).Skip {
+			t.Fatal("no skip")
+		}
+		if got := e.authTime(e.issued(e.approveThere(a, e.signInThere(a, page, hydra.AcceptOAuth2LoginRequest{Subject: "aged"})))); !got.Equal(at.Truncate(time.Second)) {
+			t.Errorf("auth_time is %v, and the login was at %v", got, at)
+		}
+		if e.loginRequest(e.loginChallenge(e.authorize(a, authorization("web", "max_age", "3600")))).Skip {
+			t.Error("a login of two hours ago is good for max_age=3600")
+		}
+		if !e.loginRequest(e.loginChallenge(e.authorize(a, authorization("web", "max_age", "10800")))).Skip {
+			t.Error("a login of two hours ago is not good for max_age=10800")
+		}
+	})
+
+	t.Run("a login is remembered for as long as the application says", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		a := e.browser()
+		signIn := func(state string, answer hydra.AcceptOAuth2LoginRequest) {
+			t.Helper()
+			answer.Subject = "limited"
+			page := e.authorize(a, authorization("web", "prompt", "login", "state", "the state for "+state))
+			e.approveThere(a, e.signInThere(a, page, answer))
+		}
+		confirm := func(state string, answer hydra.AcceptOAuth2LoginRequest) {
+			t.Helper()
+			answer.Subject = "limited"
+			page := e.authorize(a, authorization("web", "state", "the state for "+state))
+			if !e.loginRequest(e.loginChallenge(page)).Skip {
+				t.Fatalf("%s: no skip", state)
+			}
+			e.approveThere(a, e.signInThere(a, page, answer))
+		}
+		remember, extend := hydra.PtrBool(true), hydra.PtrBool(true)
+		within := func(until, from time.Time, want time.Duration) bool {
+			return until.Sub(from) > want-time.Minute && until.Sub(from) < want+time.Minute
+		}
+		signIn("an hour", hydra.AcceptOAuth2LoginRequest{Remember: remember, RememberFor: hydra.PtrInt64(3600)})
+		now := time.Now()
+		if until := e.loginUntil("limited"); !within(until, now, time.Hour) {
+			t.Errorf("an hour ends at %v", until)
+		}
+		confirm("a confirmation", hydra.AcceptOAuth2LoginRequest{Remember: remember, RememberFor: hydra.PtrInt64(7200)})
+		if until := e.loginUntil("limited"); !within(until, now, time.Hour) {
+			t.Errorf("a confirmation has prolonged it, to %v", until)
+		}
+		confirm("an extension", hydra.AcceptOAuth2LoginRequest{Remember: remember, RememberFor: hydra.PtrInt64(7200), ExtendSessionLifespan: extend})
+		if until := e.loginUntil("limited"); !within(until, now, 2*time.Hour) {
+			t.Errorf("an extension ends at %v", until)
+		}
+		e.changeSession("limited", `"login_until":"`, "1")
+		if e.loginRequest(e.loginChallenge(e.authorize(a, authorization("web", "state", "the state for afterwards")))).Skip {
+			t.Error("it is remembered when its time is over")
+		}
+		signIn("good", hydra.AcceptOAuth2LoginRequest{Remember: remember})
+		if until := e.loginUntil("limited"); !until.IsZero() {
+			t.Errorf("without an end it ends at %v", until)
+		}
+		confirm("the last", hydra.AcceptOAuth2LoginRequest{})
+	})
+
+	t.Run("a session that somebody has planted is not signed in", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		a := e.browser()
+		page := e.authorize(a, authorization("web", "prompt", "login")) // which begins a session
+		planted := a.CloneProfile()
+		if len(planted.Cookies()) < 2 {
+			t.Fatalf("the cookies are %v", planted.Cookies())
+		}
+		e.signInThere(a, page, hydra.AcceptOAuth2LoginRequest{Subject: "alice", Remember: hydra.PtrBool(true)})
+		if text := a.Open(a.URL("/login")).Text(); !strings.Contains(text, "signed in as alice") {
+			t.Errorf("the browser: %s", text)
+		}
+		if text := planted.Open(planted.URL("/login")).Text(); !strings.Contains(text, "not signed in") {
+			t.Errorf("who has planted the session: %s", text)
+		}
+	})
+
+	t.Run("a confirmation is of the login that there was", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		for name, meanwhile := range map[string]func(*useragent.Agent){
+			"signed out": func(a *useragent.Agent) { a.Post(a.URL("/logout"), "") },
+			"signed in again": func(a *useragent.Agent) {
+				e.signInThere(a, e.authorize(a, authorization("web", "prompt", "login")), hydra.AcceptOAuth2LoginRequest{Subject: "confirmed", Remember: hydra.PtrBool(true)})
+			},
+		} {
+			a, page := e.signedInFor(authorization("web"), "confirmed")
+			e.approveThere(a, page)
+			page = e.authorize(a, authorization("web", "state", "the state of the confirmation"))
+			challenge := e.loginChallenge(page)
+			if !e.loginRequest(challenge).Skip {
+				t.Fatalf("%s: no skip", name)
+			}
+			to, _, err := acceptLogin(e.server, challenge, hydra.AcceptOAuth2LoginRequest{Subject: "confirmed"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			meanwhile(a)
+			if next := e.loginChallenge(a.Open(to)); next == challenge {
+				t.Errorf("%s: the same login request", name)
+			}
+		}
+	})
+
 	t.Run("who wants a new login gets one", func(t *testing.T) {
 		t.Parallel()
 		e := e.in(t)
@@ -434,6 +549,49 @@ func (e elsewhere) signedInFor(params url.Values, user string) (*useragent.Agent
 	e.t.Helper()
 	a := e.browser()
 	return a, e.signInThere(a, e.authorize(a, params), hydra.AcceptOAuth2LoginRequest{Subject: user, Remember: hydra.PtrBool(true)})
+}
+
+// changeSession changes what follows the text in the session of the user, up to the next quotation mark.
+func (e elsewhere) changeSession(user, after, to string) {
+	e.t.Helper()
+	tag, err := e.pool.Exec(context.Background(), `UPDATE sessions SET data = convert_to(regexp_replace(convert_from(data, 'UTF8'), '('||$2||')[^"]*', '\1'||$3), 'UTF8')
+		WHERE convert_from(data, 'UTF8') LIKE '%"username":"'||$1||'"%'`, user, after, to)
+	if err != nil || tag.RowsAffected() != 1 {
+		e.t.Fatalf("%d sessions were changed: %v", tag.RowsAffected(), err)
+	}
+}
+
+// fromSession returns what follows the text in the session of the user, "" if it is not there.
+func (e elsewhere) fromSession(user, after string) (text string) {
+	e.t.Helper()
+	err := e.pool.QueryRow(context.Background(), `SELECT coalesce(substring(convert_from(data, 'UTF8') FROM $2||'([^"]*)'), '') FROM sessions
+		WHERE convert_from(data, 'UTF8') LIKE '%"username":"'||$1||'"%'`, user, after).Scan(&text)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return text
+}
+
+// age has the user have signed in earlier, and returns when that was.
+func (e elsewhere) age(user string, by time.Duration) time.Time {
+	e.t.Helper()
+	at := time.Now().Add(-by)
+	e.changeSession(user, `"auth_time":"`, strconv.FormatInt(at.UnixMicro(), 10))
+	return at
+}
+
+// loginUntil returns when the user's login ends before the session, zero if it does not.
+func (e elsewhere) loginUntil(user string) time.Time {
+	e.t.Helper()
+	text := e.fromSession(user, `"login_until":"`)
+	if text == "" {
+		return time.Time{}
+	}
+	micros, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return time.UnixMicro(micros)
 }
 
 // authTime redeems the code and returns the ID token's auth_time.
@@ -833,6 +991,51 @@ func TestPagesElsewhereKilledInTheMiddle(t *testing.T) {
 	e.usedIfIssued(1)
 }
 
+// Whatever the database refuses, the person is told so, on a page, and the client nothing; and when it works again, the way back is
+// still good.
+func TestPagesElsewhereWhileTheDatabaseFails(t *testing.T) {
+	t.Parallel()
+	e := newElsewhere(t, failing)
+	ctx := context.Background()
+	execute := func(sql string) {
+		t.Helper()
+		if _, err := e.pool.Exec(ctx, sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	without := func(table string, visit func() *useragent.Page) {
+		t.Helper()
+		execute("ALTER TABLE " + table + " RENAME TO gone")
+		page := visit()
+		execute("ALTER TABLE gone RENAME TO " + table)
+		if page.Status != http.StatusServiceUnavailable || page.Delivery() != nil || page.Location != nil || page.Header.Get("Retry-After") == "" {
+			t.Errorf("without %s: status %d, delivery %+v, to %v: %s", table, page.Status, page.Delivery(), page.Location, page.Text())
+		}
+	}
+	a := e.browser()
+	without("example_server_login_requests", func() *useragent.Page { return e.authorize(a, authorization("web")) })
+	page := e.authorize(a, authorization("web"))
+	challenge := e.loginChallenge(page)
+	execute("ALTER TABLE example_server_login_requests RENAME TO gone")
+	if _, status, _ := acceptLogin(e.server, challenge, hydra.AcceptOAuth2LoginRequest{Subject: "alice"}); status != http.StatusInternalServerError {
+		t.Errorf("the login API answers with status %d", status)
+	}
+	execute("ALTER TABLE gone RENAME TO example_server_login_requests")
+	to, _, err := acceptLogin(e.server, challenge, hydra.AcceptOAuth2LoginRequest{Subject: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without("example_server_login_requests", func() *useragent.Page { return a.Open(to) })
+	back := e.accepted(a.Open(to), nil)
+	without("consent_requests", func() *useragent.Page { return a.Open(back) })
+	without("consent_codes", func() *useragent.Page { return a.Open(back) })
+	e.usedIfIssued(0)
+	if got := e.issued(a.Open(back)); got == nil {
+		t.Error("the way back is not good any more")
+	}
+	e.usedIfIssued(1)
+}
+
 // Who decides for everybody has to be somebody.
 func TestInternalAPIIsForTheApplication(t *testing.T) {
 	t.Parallel()
@@ -869,6 +1072,9 @@ func TestInternalAPIIsForTheApplication(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = response.Body.Close()
+			if response.Header.Get("Cache-Control") != "no-store" || response.Header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s: the header %v", what, response.Header)
+			}
 			if response.StatusCode != test.status {
 				t.Errorf("%s, %s: status %d, want %d", what, strings.SplitN(path, "?", 2)[0], response.StatusCode, test.status)
 			}
