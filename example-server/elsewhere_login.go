@@ -169,7 +169,7 @@ func (s *server) getLoginBack(w http.ResponseWriter, r *http.Request) {
 	}
 	lifetime := loginLifetime
 	if answer.RememberFor > 0 {
-		lifetime = min(lifetime, time.Duration(answer.RememberFor)*time.Second)
+		lifetime = time.Duration(answer.RememberFor) * time.Second
 	}
 	if answer.Remember && (!resumed.Request.Skip || answer.Extend) {
 		s.keepLogin(ctx, l, lifetime)

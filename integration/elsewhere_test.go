@@ -1085,6 +1085,12 @@ func TestInternalAPIIsForTheApplication(t *testing.T) {
 			t.Errorf("browsers reach %s: status %d", path, page.Status)
 		}
 	}
+	for _, path := range []string{"/login", "/consent"} { // of the server's own pages, which are not there
+		a := e.browser()
+		if page := a.Post(a.URL(path), "decision=approve"); page.Status != http.StatusNotFound && page.Status != http.StatusMethodNotAllowed {
+			t.Errorf("%s takes a form: status %d", path, page.Status)
+		}
+	}
 }
 
 // A page of a site whose name was made to lead to this machine is of the same origin as what it asks for, and over plain http
