@@ -7,9 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -17,42 +14,19 @@ import (
 	"time"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/internal/flawtest"
 )
-
-// inside is set in the process in which the flawed storages are tested: a test
-// that fails there is what its parent asks for.
-const inside = "CONSENTTEST_FLAWED_STORAGES"
 
 // TestSuiteCatchesEveryFlaw runs the suite on storages that each break the
 // contract in one way, in a process of its own, and expects the test that is
 // named beside the flaw to fail; and on storages that keep the contract in
 // unusual ways, which have to pass all of it. Run it with -v to see what caught what.
 func TestSuiteCatchesEveryFlaw(t *testing.T) {
-	if os.Getenv(inside) != "" {
+	if flawtest.Inside() {
 		runFlaws(t)
 		return
 	}
 	t.Parallel()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := exec.CommandContext(t.Context(), program, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
-	command.Env = append(os.Environ(), inside+"=1")
-	out, err := command.CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		t.Fatalf("running the suite on flawed storages: %v, want a failure\n%s", err, out)
-	}
-	for _, trouble := range []string{"DATA RACE", "panic:", "fatal error:", "--- SKIP", "test timed out"} {
-		if bytes.Contains(out, []byte(trouble)) {
-			t.Fatalf("a flawed storage ended in %q, which is not what the suite is to notice\n%s", trouble, out)
-		}
-	}
-	results := make(map[string]string)
-	for _, m := range regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): `+t.Name()+`/(\S+) \(`).FindAllSubmatch(out, -1) {
-		results[string(m[2])] = string(m[1])
-	}
 	caughtBy := make(map[string]string)
 	var odd []string
 	for _, f := range flaws {
@@ -73,25 +47,7 @@ func TestSuiteCatchesEveryFlaw(t *testing.T) {
 	for _, f := range consentOddities {
 		odd = append(odd, f.name)
 	}
-	for name, by := range caughtBy {
-		switch results[subtest(name)+"/"+subtest(by)] {
-		case "FAIL":
-			t.Logf("%q was caught by %q", name, by)
-		case "PASS":
-			t.Errorf("%q was not caught by %q", name, by)
-		default:
-			t.Errorf("%q was not tested by %q\n%s", name, by, out)
-		}
-	}
-	for _, name := range odd {
-		switch results[subtest(name)] {
-		case "PASS":
-		case "FAIL":
-			t.Errorf("%q keeps the contract and was refused\n%s", name, out)
-		default:
-			t.Errorf("%q was not tested\n%s", name, out)
-		}
-	}
+	flawtest.Want(t, caughtBy, odd)
 }
 
 // TestEveryTestOfTheSuiteCatchesSomething fails for a test that no flaw is known for.
@@ -182,9 +138,6 @@ func runFlaws(t *testing.T) {
 		})
 	}
 }
-
-// subtest returns what package testing makes of a name.
-func subtest(name string) string { return strings.ReplaceAll(name, " ", "_") }
 
 // flaw is one way to break the contract. Its hooks replace parts of [flawed];
 // nil ones are as they should be.

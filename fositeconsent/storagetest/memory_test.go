@@ -9,6 +9,8 @@ import (
 
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/storage"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent/internal/flawtest"
 )
 
 // memoryFails is every test that fosite's in-memory storage fails. The package's
@@ -39,7 +41,7 @@ var memoryFails = []string{
 // TestMemoryStore runs the suite on fosite's in-memory storage, in a process of its
 // own, and expects just the tests to fail that memoryFails lists.
 func TestMemoryStore(t *testing.T) {
-	if os.Getenv(inside) != "" {
+	if flawtest.Inside() {
 		Run(t, Config{
 			New: func(testing.TB, Options) Storage { return storage.NewMemoryStore() },
 			AddClient: func(_ testing.TB, s Storage, client fosite.Client) {
@@ -50,7 +52,7 @@ func TestMemoryStore(t *testing.T) {
 		return
 	}
 	t.Parallel()
-	results, out := resultsInside(t)
+	results, out := flawtest.Run(t)
 	for _, c := range suite {
 		want := "PASS"
 		switch {
@@ -59,7 +61,7 @@ func TestMemoryStore(t *testing.T) {
 		case slices.Contains(memoryFails, c.name):
 			want = "FAIL"
 		}
-		if got := results["Storage/"+subtest(c.name)]; got != want {
+		if got := results["Storage/"+flawtest.Name(c.name)]; got != want {
 			t.Errorf("%q: got %q, want %q", c.name, got, want)
 		}
 	}

@@ -1,7 +1,6 @@
 package storagetest
 
 import (
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +8,8 @@ import (
 	"github.com/ory/fosite"
 	"github.com/ory/fosite/handler/openid"
 	"github.com/ory/fosite/token/jwt"
+
+	"github.com/fosite-consent/fosite-consent/fositeconsent/internal/flawtest"
 )
 
 // coreOnly has none of the parts.
@@ -94,19 +95,19 @@ func TestRunRefusesWrongConfigurations(t *testing.T) {
 		"a part that is not there": func() Config { c := core; c.Without = c.Without[1:]; return c },
 		"parts that are not there": func() Config { c := core; c.Without = nil; return c },
 	}
-	if os.Getenv(inside) != "" {
+	if flawtest.Inside() {
 		for name, config := range configs {
 			t.Run(name, func(t *testing.T) { Run(t, config()) })
 		}
 		return
 	}
 	t.Parallel()
-	results, out := resultsInside(t)
+	results, out := flawtest.Run(t)
 	for name := range configs {
-		if got := results[subtest(name)]; got != "FAIL" {
+		if got := results[flawtest.Name(name)]; got != "FAIL" {
 			t.Errorf("%q: got %q, want a failure\n%s", name, got, out)
 		}
-		if _, ran := results[subtest(name)+"/Storage"]; ran {
+		if _, ran := results[flawtest.Name(name)+"/Storage"]; ran {
 			t.Errorf("%q: the suite was run", name)
 		}
 	}

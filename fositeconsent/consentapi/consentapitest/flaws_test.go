@@ -6,9 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +16,7 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
 	"github.com/fosite-consent/fosite-consent/fositeconsent/consenttest"
+	"github.com/fosite-consent/fosite-consent/fositeconsent/internal/flawtest"
 )
 
 // flaw is one way to break the contract. Its hooks stand in for the methods of [Storage]; nil ones are as they should be.
@@ -401,44 +399,18 @@ func racyAnswer(s *Storage, ctx context.Context, id fositeconsent.ID, challenge 
 	return s.AnswerConsentRequest(ctx, id, challenge, a)
 }
 
-const inside = "CONSENTAPITEST_INSIDE"
-
 // TestSuiteCatchesEveryFlaw runs itself as another process, in which tests have to fail.
 func TestSuiteCatchesEveryFlaw(t *testing.T) {
-	if os.Getenv(inside) != "" {
+	if flawtest.Inside() {
 		runFlaws(t)
 		return
 	}
 	t.Parallel()
-	program, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	command := exec.CommandContext(t.Context(), program, "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=5m")
-	command.Env = append(os.Environ(), inside+"=1")
-	out, err := command.CombinedOutput()
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
-		t.Fatalf("running the suite on flawed storages: %v, want a failure\n%s", err, out)
-	}
-	for _, trouble := range []string{"DATA RACE", "panic:", "fatal error:", "--- SKIP", "test timed out"} {
-		if bytes.Contains(out, []byte(trouble)) {
-			t.Fatalf("a flawed storage ended in %q, which is not what the suite is to notice\n%s", trouble, out)
-		}
-	}
-	results := make(map[string]string)
-	for _, m := range regexp.MustCompile(`(?m)^ +--- (PASS|FAIL): `+t.Name()+`/(\S+) \(`).FindAllSubmatch(out, -1) {
-		results[string(m[2])] = string(m[1])
-	}
+	caughtBy := make(map[string]string)
 	for _, f := range flaws {
-		switch results[subtest(f.name)+"/"+subtest(f.caughtBy)] {
-		case "FAIL":
-		case "PASS":
-			t.Errorf("%q was not caught by %q", f.name, f.caughtBy)
-		default:
-			t.Errorf("%q was not tested by %q\n%s", f.name, f.caughtBy, out)
-		}
+		caughtBy[f.name] = f.caughtBy
 	}
+	flawtest.Want(t, caughtBy, nil)
 }
 
 func runFlaws(t *testing.T) {
@@ -453,9 +425,6 @@ func runFlaws(t *testing.T) {
 		})
 	}
 }
-
-// subtest is how the testing package writes a name.
-func subtest(name string) string { return strings.ReplaceAll(name, " ", "_") }
 
 func TestEveryTestOfTheSuiteCatchesSomething(t *testing.T) {
 	t.Parallel()
