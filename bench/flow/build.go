@@ -34,8 +34,9 @@ var withoutGate = []replacement{
 	{"provider.go", `if provider, err = gate.Protect(provider); err != nil {`, `if provider = newUngated(provider); provider == nil {`},
 	{"main.go", `s.gate.Check(ctx, clients[0], trial)`, `error(nil)`},
 	{"authorize.go", `	passing, told := withEvent(ctx)
-	resp, err := s.provider.NewAuthorizeResponse(passing, ar, st.session)
+	resp, sent, err := s.authorize(w, r.WithContext(passing), ar, st, query)
 	switch {
+	case sent: // to the consent application
 	case err == nil: // a remembered decision covers it
 		if s.demo != nil {
 			s.demo.passed(ar.GetState(), *told)
