@@ -32,6 +32,7 @@ type used struct {
 	serverCPU, databaseCPU float64 // milliseconds
 	loadCPU                float64
 	byStatement, byTable   []string
+	byRelation             []string // what was written to the log for each
 }
 
 // before reads the counters and sets those of the statements to zero. What this program itself asks does not
@@ -99,6 +100,12 @@ func (b *bench) since(ctx context.Context, s *server, c counters, n int) (u used
 	}
 	u.wal, u.images = u.wal/flows, u.images/flows
 
+	if b.verbose {
+		if u.byRelation, err = b.walByRelation(ctx, s, c.end, end, flows); err != nil {
+			return u, err
+		}
+	}
+
 	left, err := s.countRows(ctx)
 	if err != nil {
 		return u, err
@@ -120,6 +127,38 @@ func (b *bench) since(ctx context.Context, s *server, c counters, n int) (u used
 		}
 	}
 	return u, nil
+}
+
+// walByRelation says for which tables and indexes the bytes were logged. A record that changes several blocks
+// counts for the first one.
+func (b *bench) walByRelation(ctx context.Context, s *server, from, to string, flows float64) (list []string, err error) {
+	names := map[uint32]string{}
+	rows, err := s.conn.Query(ctx, "SELECT pg_relation_filenode(oid), relname FROM pg_class WHERE pg_relation_filenode(oid) IS NOT NULL")
+	if err != nil {
+		return nil, err
+	}
+	var node uint32
+	var name string
+	if _, err = pgx.ForEachRow(rows, []any{&node, &name}, func() error {
+		names[node] = name
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	rows, err = b.admin.Query(ctx, `
+		SELECT coalesce(substring(block_ref FROM '^blkref #0: rel [0-9]+/[0-9]+/([0-9]+)')::oid, 0), resource_manager || ' ' || record_type,
+		       count(*)::float8, sum(record_length - fpi_length)::float8
+		FROM pg_get_wal_records_info($1::pg_lsn, $2::pg_lsn) GROUP BY 1, 2 ORDER BY 4 DESC`, from, to)
+	if err != nil {
+		return nil, err
+	}
+	var kind string
+	var records, size float64
+	_, err = pgx.ForEachRow(rows, []any{&node, &kind, &records, &size}, func() error {
+		list = append(list, fmt.Sprintf("%8.0f bytes in %.2f records  %s %s", size/flows, records/flows, kind, names[node]))
+		return nil
+	})
+	return list, err
 }
 
 // countRows counts the rows of each table of the server's database: n_live_tup of

@@ -111,7 +111,8 @@ func (b *bench) report(ctx context.Context, results map[scenario]map[variant][]m
 		for _, s := range b.scenarios() {
 			for _, v := range variants {
 				last := results[s][v][b.rounds-1]
-				fmt.Fprintf(os.Stderr, "\n%s, C = %d, %s, by flow\n%s\nrows\n%s\n", b.scopesOf(s), s.workers, v, strings.Join(last.byStatement, "\n"), strings.Join(last.byTable, "\n"))
+				fmt.Fprintf(os.Stderr, "\n%s, C = %d, %s, by flow\n%s\nrows\n%s\nlog, without page images\n%s\n", b.scopesOf(s), s.workers, v,
+					strings.Join(last.byStatement, "\n"), strings.Join(last.byTable, "\n"), strings.Join(last.byRelation, "\n"))
 			}
 		}
 	}
