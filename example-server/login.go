@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/ory/fosite"
-	"github.com/ory/fosite/token/jwt"
 )
 
 // login is one sign-in of a user, from the password to the sign-out.
@@ -189,7 +188,7 @@ func (s *server) stand(ctx context.Context, form url.Values, query string) stand
 		requestedAt = seen
 	}
 	st.session = newTokenSession() // the key's id is added to the headers when it signs
-	st.session.Claims = &jwt.IDTokenClaims{RequestedAt: requestedAt, Extra: map[string]any{}}
+	st.session.Claims.RequestedAt, st.session.Claims.Extra = requestedAt, map[string]any{}
 	if l != nil {
 		st.session.Subject, st.session.Username = l.username, l.username
 		st.session.Claims.Subject = l.username
