@@ -12,7 +12,7 @@ import (
 )
 
 // tokenSession is what is stored with every code and token: fosite's own session, in half of the bytes, since what is
-// not set is left out. It reads what fosite's writes, and is read by it.
+// not set is left out. It reads what fosite's writes, and is read by it; into a new one, since what is left out is not set to anything.
 type tokenSession struct {
 	openid.DefaultSession
 	Extra map[string]any `json:"extra,omitempty"` // what a consent application wants told of an access token

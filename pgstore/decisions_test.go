@@ -475,3 +475,33 @@ func TestNoErrorShowsWhatIsRecorded(t *testing.T) {
 		})
 	}
 }
+
+// What is refused in the round trip that was to record it is not in the log: what a pass rests on was revoked, and
+// only the statement before the record's finds that out.
+func TestNoRecordOfAPassThatIsRefusedAtItsEnd(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t, pgstore.Config{})
+	store, txs := newStore(t, pool, pgstore.Config{}), newTransactions(t, pool, pgstore.TransactionConfig{})
+	consent, live := newConsent(), newConsent()
+	record(t, store, approval(consent))
+	record(t, store, approval(live))
+	if ended, _ := revoke(t, store, fositeconsent.Selection{Issuer: consent.Issuer, Subject: consent.Subject, ConsentID: consent.ID}); ended != 1 {
+		t.Fatalf("%d consents ended, want 1", ended)
+	}
+	for _, c := range []struct {
+		consent *fositeconsent.Consent
+		want    error
+	}{{consent, fositeconsent.ErrConsentRevoked}, {live, nil}} {
+		decision := newDecision()
+		ctx := begin(t, txs)
+		if err := errors.Join(store.RecordResponse(ctx, silent(c.consent)), store.AppendDecision(ctx, decision)); err != nil {
+			t.Fatal(err)
+		}
+		if err := txs.Commit(ctx); !errors.Is(err, c.want) {
+			t.Errorf("Commit: %v, want %v", err, c.want)
+		}
+		if recorded := slices.Contains(decisions(t, store, decision.Issuer), decision.ID); recorded != (c.want == nil) {
+			t.Errorf("after %v: recorded is %t", c.want, recorded)
+		}
+	}
+}
