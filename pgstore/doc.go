@@ -50,8 +50,9 @@
 //
 // No error holds a secret's hash, a binding or anything else of a row. The
 // server's own log is another matter: log_statement, log_min_duration_statement
-// and log_parameter_max_length_on_error decide what it shows of parameters, and the
-// hash of a secret is the most that there is to be seen.
+// and log_parameter_max_length_on_error decide what it shows of parameters, and in the
+// simple protocol, where they are part of the statement, log_min_error_statement too,
+// which is on by default. The hash of a secret is the most that there is to be seen.
 //
 // # Roles
 //
