@@ -5,6 +5,8 @@ package flawtest
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"regexp"
@@ -37,40 +39,54 @@ func Run(t *testing.T) (Results, []byte) {
 func Want(t *testing.T, caughtBy map[string]string, odd []string) {
 	t.Helper()
 	results, out := run(t, "")
-	result := func(flaw string) string { return results[Name(flaw)+"/"+Name(caughtBy[flaw])] }
 	var missed []string
-	for flaw := range caughtBy {
-		if result(flaw) == "PASS" {
+	for flaw, test := range caughtBy {
+		if results.of(flaw, test) == "PASS" {
 			missed = append(missed, regexp.QuoteMeta(Name(flaw)))
 		}
 	}
 	if len(missed) > 0 {
 		again, _ := run(t, "/^("+strings.Join(missed, "|")+")$")
-		for name, result := range again {
-			results[name] = result
+		maps.Copy(results, again)
+	}
+	if testing.Verbose() {
+		for flaw, test := range caughtBy {
+			t.Logf("%q is for %q to catch: %s", flaw, test, results.of(flaw, test))
 		}
 	}
+	problems := results.problems(caughtBy, odd)
+	if len(problems) > 0 {
+		t.Logf("%s", out)
+	}
+	for _, problem := range problems { // at the end, where they are seen
+		t.Error(problem)
+	}
+}
+
+// of returns how a test ended on a flaw, "" if it was not run.
+func (r Results) of(flaw, test string) string { return r[Name(flaw)+"/"+Name(test)] }
+
+// problems says what is not as [Want] wants it.
+func (r Results) problems(caughtBy map[string]string, odd []string) (problems []string) {
 	for flaw, test := range caughtBy {
-		switch result(flaw) {
+		switch r.of(flaw, test) {
 		case "FAIL":
-			if testing.Verbose() {
-				t.Logf("%q was caught by %q", flaw, test)
-			}
 		case "PASS":
-			t.Errorf("%q was not caught by %q, twice", flaw, test)
+			problems = append(problems, fmt.Sprintf("%q was not caught by %q", flaw, test))
 		default:
-			t.Errorf("%q was not tested by %q\n%s", flaw, test, out)
+			problems = append(problems, fmt.Sprintf("%q was not tested by %q", flaw, test))
 		}
 	}
 	for _, name := range odd {
-		switch results[Name(name)] {
+		switch r[Name(name)] {
 		case "PASS":
 		case "FAIL":
-			t.Errorf("%q keeps the contract and was refused\n%s", name, out)
+			problems = append(problems, fmt.Sprintf("%q keeps the contract and was refused", name))
 		default:
-			t.Errorf("%q was not tested\n%s", name, out)
+			problems = append(problems, fmt.Sprintf("%q was not tested", name))
 		}
 	}
+	return problems
 }
 
 func run(t *testing.T, selected string) (Results, []byte) {
