@@ -11,8 +11,9 @@ import (
 	"github.com/ory/fosite/token/jwt"
 )
 
-// tokenSession is what is stored with every code and token: fosite's own session, in half of the bytes, since what is
-// not set is left out. It reads what fosite's writes, and is read by it; into a new one, since what is left out is not set to anything.
+// tokenSession is what is stored with every code and token: fosite's own session, some 150 bytes shorter, since what is
+// not set is left out. It reads what fosite's writes, and is read by it. It is read into a new one: what is left out
+// leaves alone what is there.
 type tokenSession struct {
 	openid.DefaultSession
 	Extra map[string]any `json:"extra,omitempty"` // what a consent application wants told of an access token
@@ -39,7 +40,7 @@ func (s *tokenSession) GetExtraClaims() map[string]any {
 	return s.Extra
 }
 
-// Clone implements fosite.Session. fosite's own copies by reflection, which is what takes the time of a request to the gate.
+// Clone implements fosite.Session, without the reflection by which fosite's own copies.
 func (s *tokenSession) Clone() fosite.Session {
 	if s == nil {
 		return nil
