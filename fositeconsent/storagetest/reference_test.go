@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -16,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/ory/fosite"
+	"github.com/ory/fosite/handler/openid"
 )
 
 // reference is a storage in memory that keeps the whole contract, as far as its flaw
@@ -357,7 +359,7 @@ func (s *reference) read(ctx context.Context, name, kind, key string, session fo
 func (s *reference) expiry(pushed row) time.Time {
 	session := s.newSession()
 	if pushed.session != nil {
-		_ = json.Unmarshal(pushed.session, session)
+		_ = readSession(pushed.session, session)
 	}
 	at := session.GetExpiresAt(fosite.PushedAuthorizeRequestContext)
 	if at.IsZero() {
@@ -482,7 +484,7 @@ func (s *reference) thaw(kind string, kept *row, session fosite.Session) (fosite
 		s.thawed(kind, session)
 	}
 	if kept.session != nil {
-		if err := json.Unmarshal(kept.session, session); err != nil {
+		if err := readSession(kept.session, session); err != nil {
 			return nil, err
 		}
 	}
@@ -570,6 +572,36 @@ func (s *reference) mark(ctx context.Context, name, kind, jti string, exp time.T
 		d.jtis[s.jti(kind, jti)] = exp
 		return nil
 	})
+}
+
+// readSession keeps whole numbers as they are, which json.Unmarshal rounds.
+func readSession(text []byte, session fosite.Session) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(session); err != nil {
+		return err
+	}
+	claims := map[string]any{}
+	switch s := session.(type) {
+	case *fosite.DefaultSession:
+		claims = s.Extra
+	case *openid.DefaultSession:
+		if s.Claims != nil {
+			claims = s.Claims.Extra
+		}
+	}
+	for name, value := range claims {
+		number, ok := value.(json.Number)
+		if !ok {
+			continue
+		}
+		if whole, err := number.Int64(); err == nil {
+			claims[name] = whole
+		} else if claims[name], err = number.Float64(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // pause stands for a round trip between two steps that should have been one. It is

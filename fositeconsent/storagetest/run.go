@@ -130,6 +130,7 @@ func fillDefaultSession(session fosite.Session, subject string) {
 	s.Extra = map[string]any{
 		"text":   "with \"quotes\", \\ and 東京",
 		"number": 1.5,
+		"whole":  int64(1)<<53 + 1, // which no float64 is
 		"flag":   true,
 		"list":   []any{"b", "a", "b"},
 		"nested": map[string]any{"a": map[string]any{"b": "c"}},

@@ -75,7 +75,7 @@ func fillOpenIDSession(session fosite.Session, subject string) {
 		JTI: "jti", Issuer: "https://as.example", Subject: subject, Audience: []string{"b", "a"}, Nonce: "nonce",
 		ExpiresAt: at.Add(time.Hour), IssuedAt: at, RequestedAt: at.Add(time.Second), AuthTime: at.Add(time.Minute),
 		AccessTokenHash: "at_hash", AuthenticationContextClassReference: "acr", AuthenticationMethodsReferences: []string{"pwd", "otp"},
-		CodeHash: "c_hash", Extra: map[string]any{"email": "a@example", "address": map[string]any{"country": "東京"}},
+		CodeHash: "c_hash", Extra: map[string]any{"email": "a@example", "address": map[string]any{"country": "東京"}, "account": int64(1)<<53 + 1},
 	}
 	s.Headers = &jwt.Headers{Extra: map[string]any{"kid": "key 1"}}
 }

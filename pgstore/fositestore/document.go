@@ -242,7 +242,7 @@ func (s *Store) request(ctx context.Context, d document, id, clientID string) (*
 	}
 	if d.Session != nil && string(d.Session) != "null" {
 		session := s.config.NewSession()
-		if err := json.Unmarshal(d.Session, session); err != nil {
+		if err := unmarshalSession(d.Session, session); err != nil {
 			return nil, ownError("a stored session cannot be decoded into what Config.NewSession returns")
 		}
 		r.Session = session
@@ -263,7 +263,7 @@ func fill(session, stored fosite.Session, d document, kind fosite.TokenType) err
 		session.GetSubject() == stored.GetSubject() && session.GetExpiresAt(kind).Equal(stored.GetExpiresAt(kind)) {
 		return nil
 	}
-	if err := json.Unmarshal(d.Session, session); err != nil {
+	if err := unmarshalSession(d.Session, session); err != nil {
 		return ownError("a stored session cannot be decoded into the one that was passed")
 	}
 	return nil
