@@ -287,7 +287,8 @@ func adminSelection(r *http.Request, names []string) (url.Values, fositeconsent.
 	}
 	id, err := idParam(query, paramConsentID)
 	return query, fositeconsent.Selection{
-		Subject: query.Get(paramSubject), ClientID: query.Get(paramClientID), ConsentID: id, LoginSession: query.Get(paramLoginSession),
+		Subject: query.Get(paramSubject), EverySubject: !query.Has(paramSubject), // the operator may mean everybody
+		ClientID: query.Get(paramClientID), ConsentID: id, LoginSession: query.Get(paramLoginSession),
 	}, err
 }
 

@@ -90,6 +90,9 @@ type Selection struct {
 	// Issuer is that of the gate, which sets it.
 	Issuer            string
 	Subject, ClientID string
+	// EverySubject has a selection without a Subject mean everybody's consents to the client. The gate asks for it, lest the
+	// subject of somebody who has signed out mean everybody; storages need not.
+	EverySubject bool
 	// ConsentID is one consent's. It never stands alone, so that nobody reaches another
 	// person's consent by its ID.
 	ConsentID ID

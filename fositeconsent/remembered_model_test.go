@@ -532,8 +532,8 @@ func (m *modelled) takeBack(r *rand.Rand) {
 	m.t.Helper()
 	one := m.all[r.IntN(len(m.all))]
 	selection := []fositeconsent.Selection{
-		{Subject: one.user, ConsentID: one.id}, {ClientID: one.client}, {Subject: one.user, ClientID: one.client}, {Subject: one.user, ConsentID: one.id},
-		{Subject: one.user, ConsentID: one.id}, {ClientID: one.client, ConsentID: one.id},
+		{Subject: one.user, ConsentID: one.id}, {ClientID: one.client, EverySubject: true}, {Subject: one.user, ClientID: one.client}, {Subject: one.user, ConsentID: one.id},
+		{Subject: one.user, ConsentID: one.id}, {ClientID: one.client, EverySubject: true, ConsentID: one.id},
 	}[r.IntN(6)]
 	if _, err := m.gate.Revoke(context.Background(), selection); err != nil && !errors.Is(err, fosite.ErrNotFound) {
 		m.t.Fatal(err)

@@ -12,27 +12,38 @@ import (
 // errNoConsents says that what was called needs a storage for consents.
 var errNoConsents = fmt.Errorf("%w: set Config.Consents, for instance to the pgstore.Store that keeps the grants", ErrMisconfigured)
 
-// errEverybody is about a selection that could be meant for everybody.
-var errEverybody = fmt.Errorf("%w: the selection has neither a Subject nor a ClientID: set at least one of them, beside a ConsentID or a LoginSession, too", ErrMisconfigured)
+// check refuses a selection of which it is not known whose consents are meant.
+func (s Selection) check() error {
+	switch {
+	case s.Subject == "" && s.ClientID == "":
+		return fmt.Errorf("%w: the selection has neither a Subject nor a ClientID: set at least one of them, beside a ConsentID or a LoginSession, too", ErrMisconfigured)
+	case s.Subject == "" && !s.EverySubject:
+		return fmt.Errorf("%w: the selection has no Subject: set it, and if nobody is signed in, select nothing; if everybody's consents to the client are meant, set EverySubject", ErrMisconfigured)
+	case s.Subject != "" && s.EverySubject:
+		return fmt.Errorf("%w: the selection has a Subject, and EverySubject is set: say which is meant", ErrMisconfigured)
+	}
+	return nil
+}
 
 // ListConsents returns at most limit live consents of the selection, the newest first, those
 // with an ID below before, or from the newest on if that is zero: pass the ID of the last one to
 // get the next page. The selection's Issuer is set to the gate's.
 //
 // The error is [ErrMisconfigured] without [Config.Consents], for a selection with neither a
-// Subject nor a ClientID, and for a limit below 1; otherwise [ErrStorage].
+// Subject nor a ClientID, or with no Subject and without EverySubject, and for a limit below 1; otherwise [ErrStorage].
 func (g *Gate) ListConsents(ctx context.Context, selection Selection, before ID, limit int) (list []Consent, err error) {
 	ctx, end := g.span(ctx, "Gate.list")
 	defer func() { end(err) }()
 	switch {
 	case isNil(g.config.Consents):
 		return nil, errNoConsents
-	case selection.Subject == "" && selection.ClientID == "":
-		return nil, errEverybody
 	case limit < 1:
 		return nil, fmt.Errorf("%w: a page of %d consents: ask for 1 at least", ErrMisconfigured, limit)
 	}
-	selection.Issuer = g.config.Issuer
+	if err := selection.check(); err != nil {
+		return nil, err
+	}
+	selection.Issuer, selection.EverySubject = g.config.Issuer, false
 	list, err = g.config.Consents.ListConsents(ctx, selection, before, limit)
 	if err != nil {
 		return nil, storageError(err)
@@ -106,8 +117,8 @@ func (p *protected) revoker() (func(ctx context.Context, requestIDs []string) er
 // selection's Issuer is set to the gate's.
 //
 // The error is [ErrMisconfigured] without [Config.Consents], before [Gate.Protect], where the
-// provider's storage cannot revoke, and for a selection with neither a Subject nor a ClientID;
-// otherwise [ErrStorage].
+// provider's storage cannot revoke, and for a selection with neither a Subject nor a ClientID, or with no Subject
+// and without EverySubject; otherwise [ErrStorage].
 func (g *Gate) Revoke(ctx context.Context, selection Selection) (ended int, err error) {
 	err = g.observe(ctx, ActionRevoke, func(ctx context.Context, step *step) (err error) {
 		step.request.subject, step.clientID = selection.Subject, selection.ClientID
@@ -120,14 +131,15 @@ func (g *Gate) Revoke(ctx context.Context, selection Selection) (ended int, err 
 			return errNoConsents
 		case provider == nil:
 			return fmt.Errorf("%w: Revoke was called before Protect: %w", ErrMisconfigured, errNotProtected)
-		case selection.Subject == "" && selection.ClientID == "":
-			return errEverybody
+		}
+		if err := selection.check(); err != nil {
+			return err
 		}
 		revoke, err := provider.revoker()
 		if err != nil {
 			return err
 		}
-		selection.Issuer = g.config.Issuer
+		selection.Issuer, selection.EverySubject = g.config.Issuer, false
 		ended, err = g.config.Consents.RevokeConsents(ctx, selection, func(ctx context.Context, ended Ended) error {
 			if err := g.appendRevoked(ctx, ended.Consents); err != nil {
 				return err

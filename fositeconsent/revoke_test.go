@@ -33,7 +33,9 @@ func TestRevokeEndsWhatIsSelected(t *testing.T) {
 		"by subject and client": {func(fositeconsent.ID) fositeconsent.Selection {
 			return fositeconsent.Selection{Subject: "alice", ClientID: "web"}
 		}, []string{"web"}, false},
-		"by client": {func(fositeconsent.ID) fositeconsent.Selection { return fositeconsent.Selection{ClientID: "app"} }, []string{"app"}, true},
+		"by client": {func(fositeconsent.ID) fositeconsent.Selection {
+			return fositeconsent.Selection{ClientID: "app", EverySubject: true}
+		}, []string{"app"}, true},
 		"by ID": {func(id fositeconsent.ID) fositeconsent.Selection {
 			return fositeconsent.Selection{Subject: "alice", ConsentID: id}
 		}, []string{"app"}, false},
@@ -41,7 +43,7 @@ func TestRevokeEndsWhatIsSelected(t *testing.T) {
 			return fositeconsent.Selection{Subject: "bob", ConsentID: id}
 		}, nil, false},
 		"by login": {func(fositeconsent.ID) fositeconsent.Selection {
-			return fositeconsent.Selection{ClientID: "app", LoginSession: "login of bob"}
+			return fositeconsent.Selection{ClientID: "app", EverySubject: true, LoginSession: "login of bob"}
 		}, nil, true},
 		"by an issuer that is not the gate's": {func(fositeconsent.ID) fositeconsent.Selection {
 			return fositeconsent.Selection{Issuer: "https://elsewhere.example", Subject: "bob"}
@@ -222,6 +224,10 @@ func TestRevokeAndListSayWhatIsWrong(t *testing.T) {
 		"no consents":  {plain.gate, everything, 1, "set Config.Consents", "set Config.Consents"},
 		"no Protect":   {unprotected, everything, 1, "before Protect", ""},
 		"nothing":      {h.gate, fositeconsent.Selection{}, 1, "neither a Subject nor a ClientID", "neither a Subject nor a ClientID"},
+		"nobody's":     {h.gate, fositeconsent.Selection{ClientID: "app"}, 1, "no Subject", "no Subject"},
+		"nobody's ID":  {h.gate, fositeconsent.Selection{ClientID: "app", ConsentID: fositeconsent.ID{1}}, 1, "no Subject", "no Subject"},
+		"everything":   {h.gate, fositeconsent.Selection{EverySubject: true}, 1, "neither a Subject nor a ClientID", "neither a Subject nor a ClientID"},
+		"two at once":  {h.gate, fositeconsent.Selection{Subject: "alice", ClientID: "app", EverySubject: true}, 1, "say which is meant", "say which is meant"},
 		"only an ID":   {h.gate, fositeconsent.Selection{ConsentID: fositeconsent.ID{1}}, 1, "neither a Subject nor a ClientID", "neither a Subject nor a ClientID"},
 		"only a login": {h.gate, fositeconsent.Selection{LoginSession: "x"}, 1, "neither a Subject nor a ClientID", "neither a Subject nor a ClientID"},
 		"no limit":     {h.gate, everything, 0, "", "a page of 0 consents"},

@@ -37,7 +37,9 @@ func TestTheVerifierIsThatOfEveryRelease(t *testing.T) {
 	if got, err := a.verifiers(t.Context(), fositeconsent.ID{1}, Hash{2}); got != nil || !errors.Is(err, failure) {
 		t.Errorf("%x, %v", got, err)
 	}
-	if _, err := a.Revoke(t.Context(), fositeconsent.Selection{LoginSession: "login"}); !errors.Is(err, fositeconsent.ErrMisconfigured) {
-		t.Errorf("a revocation of everybody: %v", err)
+	for _, selection := range []fositeconsent.Selection{{LoginSession: "login"}, {ClientID: "app"}, {EverySubject: true}} {
+		if _, err := a.Revoke(t.Context(), selection); !errors.Is(err, fositeconsent.ErrMisconfigured) { // and the storage, which is none, was not asked
+			t.Errorf("a revocation of everybody: %+v, %v", selection, err)
+		}
 	}
 }

@@ -345,7 +345,9 @@ func TestNothingOutlivesARevocationInAnyOrder(t *testing.T) {
 		"subject and client": func(n *node, _ fositeconsent.ID) fositeconsent.Selection {
 			return fositeconsent.Selection{Subject: n.subject, ClientID: "app"}
 		},
-		"client": func(*node, fositeconsent.ID) fositeconsent.Selection { return fositeconsent.Selection{ClientID: "app"} },
+		"client": func(*node, fositeconsent.ID) fositeconsent.Selection {
+			return fositeconsent.Selection{ClientID: "app", EverySubject: true}
+		},
 		"consent": func(n *node, id fositeconsent.ID) fositeconsent.Selection {
 			return fositeconsent.Selection{Subject: n.subject, ConsentID: id}
 		},
