@@ -25,22 +25,30 @@ func (s *server) apiHandler(authenticate func(*http.Request) error) http.Handler
 		switch {
 		// A site whose name was made to lead to this machine (DNS rebinding), of whose GETs browsers do not say where they are from.
 		case authenticate == nil && !isLoopback(hostname("//"+r.Host)) && cameOverLoopback(r):
-			writeAdminError(w, http.StatusMisdirectedRequest, "misdirected_request", "Without a token, this API is called by a loopback address or as localhost.")
+			writeAPIError(w, http.StatusMisdirectedRequest, "misdirected_request", "Without a token, this API is called by a loopback address or as localhost.")
 		// An application is a server. What another page has a browser send to this machine says where it is from.
 		case r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "":
-			writeAdminError(w, http.StatusForbidden, "forbidden", "The request was sent by a browser. This API is for servers.")
+			writeAPIError(w, http.StatusForbidden, "forbidden", "The request was sent by a browser. This API is for servers.")
 		case authenticate != nil && authenticate(r) != nil:
 			s.log.WarnContext(r.Context(), "refused to somebody who is not the application", "method", r.Method, "remote_addr", r.RemoteAddr)
 			w.Header().Set("WWW-Authenticate", "Bearer")
-			writeAdminError(w, http.StatusUnauthorized, "request_unauthorized", "Send the application's token in the header Authorization: Bearer …")
+			writeAPIError(w, http.StatusUnauthorized, "request_unauthorized", "Send the application's token in the header Authorization: Bearer …")
 		default:
 			mux.ServeHTTP(w, r)
 		}
 	})
 	broken := func(w http.ResponseWriter, _ *http.Request) {
-		writeAdminError(w, http.StatusInternalServerError, "server_error", "The server could not finish this. What became of the call is not known: repeat it.")
+		writeAPIError(w, http.StatusInternalServerError, "server_error", "The server could not finish this. What became of the call is not known: repeat it.")
 	}
 	return http.MaxBytesHandler(s.observe(guarded, broken), maxBody)
+}
+
+// writeAPIError is writeAdminError in Hydra's shape.
+func writeAPIError(w http.ResponseWriter, status int, name, description string) {
+	writeJSON(w, status, struct {
+		adminError
+		StatusCode int `json:"status_code"`
+	}{adminError{name, description}, status})
 }
 
 // cameOverLoopback reports whether the listener's end of the connection is a loopback address.

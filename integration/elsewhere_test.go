@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -1116,9 +1117,14 @@ func TestInternalAPIWithoutATokenHasNoNameOfAnotherSite(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		var answer any
+		err = json.NewDecoder(response.Body).Decode(&answer)
 		_ = response.Body.Close()
-		if response.StatusCode != want {
-			t.Errorf("as %s: status %d, want %d", host, response.StatusCode, want)
+		if response.StatusCode != want || err != nil {
+			t.Errorf("as %s: status %d, want %d; %v", host, response.StatusCode, want, err)
+		}
+		if refused, _ := answer.(map[string]any); want != http.StatusOK && (refused["status_code"] != float64(want) || refused["error"] != "misdirected_request") {
+			t.Errorf("as %s: %v is not in Hydra's shape", host, answer)
 		}
 	}
 }

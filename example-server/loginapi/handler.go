@@ -10,9 +10,9 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
+	"github.com/fosite-consent/fosite-consent/internal/strictjson"
 )
 
 // Path is that of Hydra's API for a login request. "/accept" and "/reject" are below it.
@@ -194,7 +194,7 @@ type acceptJSON struct {
 
 func parseAccept(body []byte) (*Answer, error) {
 	var j acceptJSON
-	if err := object(body, &j); err != nil {
+	if err := object(body, &j, "subject", "remember", "remember_for", "extend_session_lifespan", "acr", "amr", "context", "force_subject_identifier", "identity_provider_session_id"); err != nil {
 		return nil, err
 	}
 	switch {
@@ -246,7 +246,7 @@ type rejectJSON struct {
 func parseReject(body []byte) (*Answer, error) {
 	var j rejectJSON
 	if len(bytes.TrimSpace(body)) > 0 {
-		if err := object(body, &j); err != nil {
+		if err := object(body, &j, "error", "error_description", "error_hint", "error_debug", "status_code"); err != nil {
 			return nil, err
 		}
 	}
@@ -262,18 +262,16 @@ func parseReject(body []byte) (*Answer, error) {
 	return &Answer{Rejection: &Rejection{j.Error, j.Description, j.Hint}}, nil
 }
 
-// object reads a body that is one JSON object with no member that is not known. A NUL is not for whoever gets the texts.
-func object(body []byte, to any) error {
-	if !utf8.Valid(body) || bytes.Contains(body, []byte(`\u0000`)) {
-		return errors.New("the body is no text: expected UTF-8 without a NUL")
+// object reads a body that is one JSON object with none but these members. A NUL is not for whoever gets the texts.
+func object(body []byte, to any, members ...string) error {
+	if bytes.Contains(body, []byte(`\u0000`)) {
+		return errors.New("the body has a NUL")
 	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(to); err != nil {
+	if _, err := strictjson.Object(body, members...); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, to); err != nil {
 		return errors.New("the body is not the JSON object that was expected: " + strings.TrimPrefix(err.Error(), "json: "))
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("the body has something after the JSON object")
 	}
 	return nil
 }

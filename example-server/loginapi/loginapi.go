@@ -192,16 +192,16 @@ func (a *API) Send(w http.ResponseWriter, r *http.Request, request *Request) err
 
 // Errors of Resume.
 var (
-	// ErrForeign: it is no verifier of ours, or this is not the browser that was sent to the application, or the request is gone.
+	// ErrForeign: it is no GET with a verifier of ours, or this is not the browser that was sent to the application, or the request is gone.
 	ErrForeign = errors.New("no answer of a login application for this browser")
 	// ErrEnded: the answer was used before, or has come too late. The request's Query leads on.
 	ErrEnded = errors.New("the answer of the login application was used before, or comes too late")
 )
 
-// Resume uses the answer that the browser brings back, once. With ErrEnded only the Request is set.
+// Resume uses the answer that the browser brings back, once, with a GET. With ErrEnded only the Request is set.
 func (a *API) Resume(r *http.Request) (*Resumed, error) {
 	values := r.URL.Query()["login_verifier"]
-	if len(values) != 1 {
+	if len(values) != 1 || r.Method != http.MethodGet { // whoever sends a HEAD looks first, and comes again
 		return nil, ErrForeign
 	}
 	id, ok := a.idOf(kindVerifier, values[0])

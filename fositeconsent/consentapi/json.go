@@ -5,84 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math"
-	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
+	"github.com/fosite-consent/fosite-consent/internal/strictjson"
 )
 
-const (
-	// maxBody bounds the body of a request to the API, in bytes: what a decision may carry, and the rest.
-	maxBody = fositeconsent.MaxDataSize + 32<<10
-	// maxDepth bounds how deep objects and arrays are nested.
-	maxDepth = 32
-)
-
-// strictObject reads one JSON object with none but the known members, by their exact names. encoding/json would take the last of two
-// members of one name, and compare names without regard to case: two readers of one body could see two answers.
-func strictObject(body []byte, known ...string) (map[string]json.RawMessage, error) {
-	if !utf8.Valid(body) {
-		return nil, errors.New("the body is not valid UTF-8")
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	if err := checkValue(dec, 0); err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("the body has something after the JSON object")
-	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(body, &members); err != nil || members == nil {
-		return nil, errors.New("the body is not a JSON object")
-	}
-	for name := range members {
-		if !slices.Contains(known, name) {
-			return nil, fmt.Errorf("the body has the unknown member %q", name)
-		}
-	}
-	return members, nil
-}
-
-// checkValue reads one value, and refuses a name that is there twice in one object.
-func checkValue(dec *json.Decoder, depth int) error {
-	token, err := dec.Token()
-	if err != nil {
-		return errors.New("the body is not well-formed JSON")
-	}
-	delim, ok := token.(json.Delim)
-	if !ok {
-		return nil
-	}
-	if depth == maxDepth {
-		return fmt.Errorf("the body is nested more than %d deep", maxDepth)
-	}
-	seen := map[string]bool{}
-	for dec.More() {
-		if delim == '{' {
-			token, err := dec.Token()
-			name, ok := token.(string)
-			if err != nil || !ok {
-				return errors.New("the body is not well-formed JSON")
-			}
-			if seen[name] {
-				return fmt.Errorf("the body has the member %q twice", name)
-			}
-			seen[name] = true
-		}
-		if err := checkValue(dec, depth+1); err != nil {
-			return err
-		}
-	}
-	if _, err := dec.Token(); err != nil { // the end
-		return errors.New("the body is not well-formed JSON")
-	}
-	return nil
-}
+// maxBody bounds the body of a request to the API, in bytes: what a decision may carry, and the rest.
+const maxBody = fositeconsent.MaxDataSize + 32<<10
 
 // member reads one member, if it is there and not null.
 func member[T any](members map[string]json.RawMessage, name string, to *T) error {
@@ -110,7 +42,7 @@ func names(members map[string]json.RawMessage, name string, to *[]string) error 
 	return nil
 }
 
-// value reads any JSON, nil if there is none. Whole numbers become int64 and others float64.
+// value reads any JSON, nil if there is none. Whole numbers become int64, and one that does not fit is an error; others become float64.
 func value(raw json.RawMessage) (any, error) {
 	if len(raw) == 0 {
 		return nil, nil
@@ -130,6 +62,9 @@ func numbers(v any) (any, error) {
 	case json.Number:
 		if n, err := v.Int64(); err == nil {
 			return n, nil
+		}
+		if !strings.ContainsAny(v.String(), ".eE") { // a name of something, perhaps, and rounded the name of something else
+			return nil, errors.New("a whole number is larger than 64 bits: write it as a text")
 		}
 		f, err := v.Float64()
 		if err != nil || math.IsInf(f, 0) {
@@ -167,7 +102,7 @@ func object(raw json.RawMessage) (map[string]any, error) {
 
 // parseAccept reads the body of an accept.
 func parseAccept(body []byte) (*answerDocument, error) {
-	members, err := strictObject(body, "context", "grant_access_token_audience", "grant_scope", "handled_at", "remember", "remember_for", "session")
+	members, err := strictjson.Object(body, "context", "grant_access_token_audience", "grant_scope", "handled_at", "remember", "remember_for", "session")
 	if err != nil {
 		return nil, err
 	}
@@ -190,7 +125,7 @@ func parseAccept(body []byte) (*answerDocument, error) {
 	}
 	d := data{Version: dataVersion}
 	if raw := members["session"]; len(raw) > 0 && string(raw) != "null" {
-		parts, err := strictObject(raw, "access_token", "id_token")
+		parts, err := strictjson.Object(raw, "access_token", "id_token")
 		if err != nil {
 			return nil, fmt.Errorf("session: %w", err)
 		}
@@ -202,6 +137,9 @@ func parseAccept(body []byte) (*answerDocument, error) {
 		}
 		if err := d.Session.check(); err != nil {
 			return nil, err
+		}
+		if !d.Session.isEmpty() {
+			d.Scopes, d.Audience = sorted(a.Scopes), sorted(a.Audience)
 		}
 	}
 	if d.Context, err = value(members["context"]); err != nil {
@@ -227,7 +165,7 @@ func parseReject(body []byte) (*answerDocument, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		body = []byte("{}")
 	}
-	members, err := strictObject(body, "error", "error_debug", "error_description", "error_hint", "status_code")
+	members, err := strictjson.Object(body, "error", "error_debug", "error_description", "error_hint", "status_code")
 	if err != nil {
 		return nil, err
 	}
