@@ -76,7 +76,7 @@ func newServer(store fositeconsent.GrantStorage, config *fosite.Config, fositeSt
 			return loginOf(ctx).id, nil // yours: new with each sign-in; none refuses
 		},
 		OnEvent: func(ctx context.Context, e fositeconsent.Event) {
-			slog.InfoContext(ctx, "consent", "gate", e) // who, which client, what, and why not
+			slog.InfoContext(ctx, "consent", "gate", e) // who, which client, what, and why not: the client is told next to nothing
 		},
 	})
 	if err != nil {
@@ -173,7 +173,7 @@ func (s *server) authorize(w http.ResponseWriter, r *http.Request) {
 		s.provider.WriteAuthorizeError(ctx, w, ar, err)
 		return
 	}
-	session := newSession(loginOf(ctx)) // who is signed in, as before
+	session := newSession(loginOf(ctx)) // who is signed in, as before; if nobody is: your sign-in page, and back here with params
 	resp, err := s.provider.NewAuthorizeResponse(ctx, ar, session)
 	if fositeconsent.NeedsConsent(err) {
 		prompt, err := s.gate.Prompt(ctx, ar, session)
@@ -206,7 +206,11 @@ func (s *server) decide(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "This form was changed.", http.StatusBadRequest)
 		return
 	}
-	session := newSession(loginOf(ctx))
+	if decision[0] == "approve" && len(r.PostForm["scope"]) == 0 && len(ar.GetRequestedScopes()) > 0 { // nothing was ticked
+		http.Redirect(w, r, "/oauth2/auth?"+params, http.StatusSeeOther)
+		return
+	}
+	session := newSession(loginOf(ctx)) // if nobody is signed in any more: back to /oauth2/auth?params, too
 
 	var resp fosite.AuthorizeResponder
 	switch decision[0] {
@@ -247,14 +251,18 @@ func remember(form url.Values) *fositeconsent.Remember {
 	}
 	return &fositeconsent.Remember{
 		Lifespan: 30 * 24 * time.Hour, // refresh tokens end then, too; zero: until it is revoked
-		// OfflineAccess: true has offline_access remembered as well, if your page says so. Without it,
-		// whoever asks for that is asked every time.
+		// OfflineAccess: true has the scopes for refresh tokens (offline_access, offline) remembered as well, if
+		// your page says so. Without it, whoever asks for one of them is asked every time.
 	}
 }
 
 // applications is a page on which users see what they have allowed, and take it back.
 func (s *server) applications(w http.ResponseWriter, r *http.Request) {
 	ctx, subject := r.Context(), loginOf(r.Context()).subject
+	if subject == "" {
+		http.Error(w, "Sign in first.", http.StatusUnauthorized)
+		return
+	}
 	if r.Method == http.MethodPost { // behind your protection against cross-site requests
 		client := r.PostFormValue("client_id")
 		if client == "" { // without it, every client would be meant
@@ -496,6 +504,13 @@ func TestReadmeRemember(t *testing.T) {
 	if w := do(s.applications, httptest.NewRequest(http.MethodGet, "/applications", nil), "login 1"); !strings.Contains(w.Body.String(), "app [openid photos contacts]") {
 		t.Errorf("the page shows %d %s", w.Code, w.Body)
 	}
+	for _, r := range []*http.Request{httptest.NewRequest(http.MethodGet, "/applications", nil), postRequest("/applications", url.Values{"client_id": {"app"}})} {
+		w := httptest.NewRecorder()
+		s.applications(w, r) // of nobody, who would be everybody
+		if w.Code != http.StatusUnauthorized {
+			t.Errorf("%s without a login: %d", r.Method, w.Code)
+		}
+	}
 	if w := post(s.applications, "/applications", url.Values{}); w.Code != http.StatusBadRequest {
 		t.Errorf("a revocation of nothing in particular: %d", w.Code)
 	}
@@ -593,6 +608,11 @@ func tryServer(t *testing.T, s *server, codes func() int) {
 		if u := leads(t, do(s.decide, postRequest("/consent", form(params, "approve")), "login 2")); u.Path != "/oauth2/auth" {
 			t.Errorf("%s: the page of another login leads to %s", name, u)
 		}
+		nothing := form(params, "approve")
+		nothing.Del("scope")
+		if u := leads(t, post(s.decide, "/consent", nothing)); u.Path != "/oauth2/auth" {
+			t.Errorf("%s: an approval of nothing leads to %s", name, u)
+		}
 		u := leads(t, send(params, "approve"))
 		if u.Query().Get("code") == "" || u.Query().Get("scope") != "openid photos" {
 			t.Fatalf("%s: an approval leads to %s", name, u)
@@ -656,6 +676,15 @@ func TestReadmeShowsThisCode(t *testing.T) {
 	parts := regexp.MustCompile(`(?s)\n(\t*)// README: \w+\n(.*?)\n\t*// README: end\n`).FindAllStringSubmatch(string(source), -1)
 	if len(parts) != 10 {
 		t.Fatalf("%d marked parts", len(parts))
+	}
+	imports := regexp.MustCompile(`(?m)^    \t("github\.com/[^"]+")`).FindAllStringSubmatch(string(readme), -1)
+	for _, path := range imports {
+		if !strings.Contains(string(source), "\t"+path[1]+"\n") {
+			t.Errorf("README.md imports %s, and its code does not", path[1])
+		}
+	}
+	if len(imports) < 5 {
+		t.Errorf("README.md imports %v", imports)
 	}
 	shown := strings.Count(string(readme), "```go\n")
 	for _, part := range parts {

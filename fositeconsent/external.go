@@ -47,5 +47,5 @@ func (p *Prompt) Check(decision Decision) error {
 	if len(decision.Data) > MaxDataSize {
 		return fmt.Errorf("%w: its data has %d bytes: use at most %d", ErrInvalidDecision, len(decision.Data), MaxDataSize)
 	}
-	return checkRemember(decision.Remember)
+	return checkRemember(decision)
 }

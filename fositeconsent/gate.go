@@ -219,7 +219,7 @@ type presentedDecision struct {
 // that answers the client in the same HTTP request, with what Mint demands of the
 // approval: the grant is minted in the transaction that consumes it, so that nothing
 // of it remains if no response is made, and the page can be answered again. No token
-// ever exists outside.
+// ever exists outside. It takes the decisions, too, that nobody was asked for ([Decision.Unasked]).
 func WithDecision(ctx context.Context, ticket string, decision Decision) context.Context {
 	return context.WithValue(ctx, decisionKey{}, presentedDecision{ticket, decision})
 }
@@ -292,14 +292,17 @@ func (g *Gate) consume(ctx context.Context, pass *passage, resp fosite.Authorize
 	if len(resp.GetParameters()) > 0 || len(resp.GetHeader()) > 0 || resp.GetCode() != "" {
 		return nil, fmt.Errorf("%w: another handler has already written to the response: compose gate.Factory before all other factories", ErrMisconfigured)
 	}
-	basis, grant := BasisGrant, (*Grant)(nil)
+	basis := BasisGrant
 	if pass.standing != nil {
+		if pass.standing.binding != r.binding {
+			return nil, ErrConsentRequired
+		}
 		basis = pass.standing.basis
-		grant, err = pass.standing.grant(r)
-	} else {
-		grant, err = g.spend(ctx, pass, r)
 	}
-	if err != nil {
+	var grant *Grant
+	if pass.standing != nil && !presents(ctx) {
+		grant = pass.standing.grant(r)
+	} else if grant, err = g.spend(ctx, pass, r); err != nil {
 		return nil, err
 	}
 	if !subset(ar.GetGrantedScopes(), grant.Scopes) || !subset(ar.GetGrantedAudience(), grant.Audience) {
@@ -349,7 +352,7 @@ func (g *Gate) spend(ctx context.Context, pass *passage, r request) (*Grant, err
 	if grant == nil || grant.Denied || grant.ID != token.id || grant.Binding != r.binding || grant.Subject != r.subject || grant.ClientID != r.GetClient().GetID() {
 		return nil, fmt.Errorf("%w: it returned another grant than the one that was presented", ErrStorage)
 	}
-	if err := errors.Join(checkDecision(r, grant.Scopes, grant.Audience), checkRemember(grant.Remember)); err != nil {
+	if err := errors.Join(checkDecision(r, grant.Scopes, grant.Audience), checkRemember(Decision{Remember: grant.Remember})); err != nil {
 		return nil, fmt.Errorf("%w: it returned a grant that cannot have been minted: %w", ErrStorage, err)
 	}
 	if grant.Remember != nil && g.config.Consents == nil {

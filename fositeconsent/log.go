@@ -46,7 +46,7 @@ func decided(outcome Outcome, r request, grant *Grant) DecisionRecord {
 // else of it is stored.
 func (g *Gate) appendResponse(ctx context.Context, pass *passage, basis Basis, grant *Grant) error {
 	record := decided(OutcomePassed, pass.request, grant)
-	if pass.action == ActionApprove {
+	if pass.action == ActionApprove && basis == BasisGrant {
 		record.Outcome = OutcomeApproved
 	} else {
 		record.Basis = basis

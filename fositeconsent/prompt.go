@@ -58,6 +58,12 @@ type Decision struct {
 	// for no more. It is an error without [Config.Consents]. Nothing is remembered of an approval
 	// that led to no response, where the response is made in one transaction.
 	Remember *Remember
+	// Unasked says that the resource owner was shown no page, since [Gate.Covers] had said that nothing
+	// needed one. The response rests on what covers the request when it is made, then, as if it had come without
+	// a decision: it is recorded, listed and revoked under that, and over when that is. If nothing covers it any more, the
+	// decision is worth nothing, and refused with [ErrConsentRequired]. For [WithDecision] only, and nothing of it is
+	// remembered.
+	Unasked bool
 }
 
 // MaxDataSize bounds [Decision.Data], in bytes.
@@ -184,6 +190,9 @@ func (g *Gate) mint(ctx context.Context, step *step, ar fosite.AuthorizeRequeste
 	if err != nil {
 		return Token{}, err
 	}
+	if decision.Unasked {
+		return Token{}, fmt.Errorf("%w: Mint was called with a decision that nobody was asked for: a token would not say what it rests on, use WithDecision", ErrMisconfigured)
+	}
 	token, grant, err := g.approval(ctx, step, r, ticket, decision)
 	if err != nil {
 		return Token{}, err
@@ -204,7 +213,7 @@ func (g *Gate) approval(ctx context.Context, step *step, r request, ticket strin
 	if err := checkDecision(r, decision.Scopes, decision.Audience); err != nil {
 		return Token{}, nil, err
 	}
-	if err := checkRemember(decision.Remember); err != nil {
+	if err := checkRemember(decision); err != nil {
 		return Token{}, nil, err
 	}
 	if decision.Remember != nil && g.config.Consents == nil {

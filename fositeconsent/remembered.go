@@ -283,7 +283,11 @@ func isClaimed(u *url.URL) bool {
 }
 
 // checkRemember refuses what cannot be meant.
-func checkRemember(remember *Remember) error {
+func checkRemember(decision Decision) error {
+	remember := decision.Remember
+	if remember != nil && decision.Unasked {
+		return fmt.Errorf("%w: nobody was asked, and so nobody has said that it is to be remembered", ErrInvalidDecision)
+	}
 	// What is shorter might be rounded to none, which would last until it is revoked.
 	if remember != nil && remember.Lifespan != 0 && remember.Lifespan < MinGrantLifespan {
 		return fmt.Errorf("%w: it is to be remembered for %v: use %v at least, or 0 for until it is revoked", ErrInvalidDecision, remember.Lifespan, MinGrantLifespan)

@@ -8,7 +8,8 @@ import (
 	"github.com/ory/fosite"
 )
 
-// standing is the reason for which a request passes without a decision on it.
+// standing is the reason for which a request passes without a decision on it, or with one that
+// nobody was asked for.
 type standing struct {
 	basis    Basis
 	binding  Digest    // of the request that it was found for
@@ -101,10 +102,7 @@ func (p *protected) remembered(ctx context.Context, r *request) (*standing, erro
 
 // grant is what the request gets by it: all that it asks for. It is nobody's to consume, and
 // has no ID.
-func (s *standing) grant(r request) (*Grant, error) {
-	if s.binding != r.binding {
-		return nil, ErrConsentRequired
-	}
+func (s *standing) grant(r request) *Grant {
 	grant := &Grant{
 		Binding: r.binding, Subject: r.subject, ClientID: r.GetClient().GetID(),
 		Scopes: unique(r.GetRequestedScopes()), Audience: unique(r.GetRequestedAudience()), Shown: s.shown,
@@ -112,7 +110,7 @@ func (s *standing) grant(r request) (*Grant, error) {
 	if len(s.consents) > 0 {
 		grant.Data = s.consents[0].Data
 	}
-	return grant, nil
+	return grant
 }
 
 // record tells the consents' storage of the response, before anything is stored for it. Its

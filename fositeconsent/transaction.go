@@ -41,6 +41,11 @@ func (p *protected) respond(ctx context.Context, step *step, ar fosite.Authorize
 			}
 			return nil, asClientError(err, false)
 		}
+		if d, _ := ctx.Value(decisionKey{}).(presentedDecision); d.decision.Unasked {
+			if standing, err = p.findStanding(ctx, step, ar, session); err != nil {
+				return nil, asClientError(err, step.request.silent)
+			}
+		}
 	case p.gate.mayStand():
 		// What is presented never comes here: a refused decision falls back on nothing.
 		if standing, err = p.findStanding(ctx, step, ar, session); err != nil {

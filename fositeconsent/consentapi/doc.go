@@ -27,6 +27,9 @@
 // An answer is used in the transaction in which the response to the client is issued: both, or none of it.
 // Revoking ([API.Revoke]) ends the answers that were not used yet, and waits for those that are being used.
 //
+// Where remembered consents cover a request, or the host has pre-approved it, the application is told to skip its page. Its
+// acceptance approves nothing then: the response rests on what covers the request ([fositeconsent.Decision.Unasked]), and ends with that.
+//
 // What is not here is login. The application has to make sure that it answers for
 // the subject that the request names, and protect its own form.
 package consentapi

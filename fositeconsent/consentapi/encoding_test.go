@@ -1,6 +1,7 @@
 package consentapi_test
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"strings"
@@ -13,7 +14,9 @@ func decodeJSON(t testing.TB, part string) (claims map[string]any) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(text, &claims); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.UseNumber()
+	if err := dec.Decode(&claims); err != nil {
 		t.Fatal(err)
 	}
 	return claims

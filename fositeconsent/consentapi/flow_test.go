@@ -3,6 +3,7 @@ package consentapi_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -60,7 +61,7 @@ func TestAnAcceptedRequestLeadsToTokens(t *testing.T) {
 		body := accepting("openid", "photos")
 		body.Session = &hydra.AcceptOAuth2ConsentRequestSession{
 			AccessToken: map[string]any{"tier": "gold", "count": 9007199254740993},
-			IdToken:     map[string]any{"email": "alice@example.com", "nested": map[string]any{"n": 1}},
+			IdToken:     map[string]any{"email": "alice@example.com", "nested": map[string]any{"account": 1152921504606846977}, "updated_at": 1700000000, "weight": 0.5},
 		}
 		code := b.wantCode(h.accept(challenge, body))
 		tokens := h.exchange(code)
@@ -68,11 +69,12 @@ func TestAnAcceptedRequestLeadsToTokens(t *testing.T) {
 			t.Errorf("the scope is %v", tokens)
 		}
 		claims := claimsOf(t, tokens["id_token"])
-		if claims["email"] != "alice@example.com" || claims["sub"] != "alice" || claims["iss"] != issuer {
+		if claims["email"] != "alice@example.com" || claims["sub"] != "alice" || claims["iss"] != issuer ||
+			fmt.Sprintf("%v %v %v", claims["nested"], claims["updated_at"], claims["weight"]) != "map[account:1152921504606846977] 1700000000 0.5" {
 			t.Errorf("the ID token has %v", claims)
 		}
 		info := h.post("/oauth2/introspect", url.Values{"token": {tokens["access_token"].(string)}})
-		if info["tier"] != "gold" || info["sub"] != "alice" || info["active"] != true {
+		if info["tier"] != "gold" || info["sub"] != "alice" || info["active"] != true || fmt.Sprint(info["count"]) != "9007199254740993" {
 			t.Errorf("introspection says %v", info)
 		}
 	})
@@ -255,6 +257,22 @@ func TestVerifiersCannotBeSwapped(t *testing.T) {
 	}
 	b.wantPage(to+"&consent_verifier="+text, consentapi.ErrMalformedVerifier)
 	b.wantPage(h.server.URL+"/oauth2/resume", consentapi.ErrMalformedVerifier)
+	// A look at where the address leads is no answer.
+	for _, method := range []string{http.MethodHead, http.MethodPost, http.MethodOptions} {
+		r, err := http.NewRequestWithContext(t.Context(), method, to, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := b.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: status %d", method, resp.StatusCode)
+		}
+		h.wantNoted(consentapi.ErrMalformedVerifier)
+	}
 	b.wantCode(to)
 }
 
@@ -611,6 +629,95 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 				t.Error("skip is true when what the resource owner said is over")
 			}
 		})
+		t.Run("what was skipped ends with what it rests on", func(t *testing.T) {
+			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways, c.RememberOfflineAccess = true, true }})
+			b := h.browser()
+			values := params("scope", "openid offline_access photos")
+			accept := func(body *hydra.AcceptOAuth2ConsentRequest) (refresh string) {
+				t.Helper()
+				body.GrantScope = []string{"openid", "offline_access", "photos"}
+				tokens := h.exchange(b.wantCode(h.accept(b.start(values), body)))
+				refresh, _ = tokens["refresh_token"].(string)
+				return refresh
+			}
+			wantEnded := func(what, refresh string) {
+				t.Helper()
+				if got := h.post("/oauth2/token", url.Values{"grant_type": {"refresh_token"}, "refresh_token": {refresh}, "client_id": {"app"}}); got["error"] != "invalid_grant" {
+					t.Errorf("%s: refreshed with %v", what, got)
+				}
+			}
+			hour := accepting()
+			hour.Remember, hour.RememberFor = hydra.PtrBool(true), hydra.PtrInt64(3600)
+			accept(hour)
+			h.clock.Store(int64(59 * time.Minute))
+			refresh := accept(accepting())
+			h.clock.Store(int64(61 * time.Minute))
+			wantEnded("after an hour", refresh)
+
+			always := accepting()
+			always.Remember = hydra.PtrBool(true)
+			accept(always)
+			listed, _, err := h.client().ListOAuth2ConsentSessions(t.Context()).Subject("alice").Execute()
+			if err != nil || len(listed) != 1 {
+				t.Fatal(listed, err)
+			}
+			refresh = accept(accepting())
+			if again, _, err := h.client().ListOAuth2ConsentSessions(t.Context()).Subject("alice").Execute(); err != nil || len(again) != 1 {
+				t.Errorf("what was skipped is listed by itself: %v, %v", again, err)
+			}
+			id, err := fositeconsent.ParseID(listed[0].ConsentRequest.GetChallenge())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n, err := h.api.Revoke(t.Context(), fositeconsent.Selection{Subject: "alice", ConsentID: id}); n != 1 || err != nil {
+				t.Fatal(n, err)
+			}
+			wantEnded("after a revocation", refresh)
+		})
+		t.Run("the application is asked what it puts into other tokens", func(t *testing.T) {
+			h := newHost(t, options{on: on})
+			b := h.browser()
+			both := "https://api.example https://other.example"
+			saying := func(permissions string, scopes ...string) *hydra.AcceptOAuth2ConsentRequest {
+				body := accepting(scopes...)
+				body.GrantAccessTokenAudience = strings.Fields(both)
+				body.Session = &hydra.AcceptOAuth2ConsentRequestSession{AccessToken: map[string]any{"permissions": permissions}, IdToken: map[string]any{"role": permissions}}
+				return body
+			}
+			wantSaid := func(code, permissions string) {
+				t.Helper()
+				tokens := h.exchange(code)
+				info := h.post("/oauth2/introspect", url.Values{"token": {tokens["access_token"].(string)}})
+				if got := fmt.Sprint(info["permissions"], claimsOf(t, tokens["id_token"])["role"]); got != fmt.Sprint(permissions, permissions) {
+					t.Errorf("the tokens say %s, want %s", got, permissions)
+				}
+			}
+			body := saying("everything", "openid", "photos")
+			body.Remember = hydra.PtrBool(true)
+			b.wantCode(h.accept(b.start(params("scope", "openid photos", "audience", both)), body))
+			for _, scope := range []string{"openid", "openid photos"} {
+				challenge := b.start(params("scope", scope, "audience", both))
+				if !skip(h, challenge) {
+					t.Errorf("%s: skip is false", scope)
+				}
+				wantSaid(b.wantCode(h.accept(challenge, saying("little", strings.Fields(scope)...))), "little")
+			}
+			_, location, _ := b.get(h.reject(b.start(params("scope", "openid photos", "audience", both)), hydra.RejectOAuth2Request{}))
+			if location.Query().Get("error") != "access_denied" {
+				t.Errorf("rejected: %s", location)
+			}
+			// With prompt=none it cannot be asked.
+			address := func(set ...string) string {
+				return h.server.URL + "/oauth2/auth?" + params(append(set, "prompt", "none")...).Encode()
+			}
+			wantSaid(b.wantCode(address("scope", "photos openid", "audience", both)), "everything")
+			for _, narrower := range [][]string{{"scope", "openid", "audience", both}, {"scope", "openid photos"}} {
+				_, location, _ = b.get(address(narrower...))
+				if location.Query().Get("error") != "consent_required" {
+					t.Errorf("%v without a page: %s", narrower, location)
+				}
+			}
+		})
 		t.Run("skip is worth nothing once what it rests on is over", func(t *testing.T) {
 			var approved atomic.Bool
 			h := newHost(t, options{on: on, api: func(c *consentapi.Config) { c.AskAlways = true }, gate: func(c *fositeconsent.Config) {
@@ -637,7 +744,7 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 				b.wantCode(h.accept(good, accepting("openid", "photos")))
 				issued := h.issued()
 				c.end()
-				b.wantAskedAgain(h.accept(challenge, accepting("openid", "photos")), fositeconsent.ErrGrantRevoked)
+				b.wantAskedAgain(h.accept(challenge, accepting("openid", "photos")), fositeconsent.ErrConsentRequired)
 				if h.issued() != issued {
 					t.Errorf("%s: a response was issued, and nobody was asked", name)
 				}

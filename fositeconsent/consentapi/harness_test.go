@@ -575,7 +575,9 @@ func (h *host) post(path string, form url.Values) map[string]any {
 	}
 	defer resp.Body.Close()
 	var body map[string]any
-	if err := json.NewDecoder(resp.Body).Decode(&body); err != nil {
+	dec := json.NewDecoder(resp.Body)
+	dec.UseNumber()
+	if err := dec.Decode(&body); err != nil {
 		h.t.Fatal(err)
 	}
 	return body

@@ -36,15 +36,20 @@ const (
 // NewAuthorizeResponse and of [fositeconsent.Gate.Prompt].
 func (a *API) Authorize(w http.ResponseWriter, r *http.Request, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester, session fosite.Session, query string) (resp fosite.AuthorizeResponder, sent bool, err error) {
 	ctx := r.Context()
-	skip := false
+	asks := &asks{}
 	if a.config.AskAlways && !isNil(ar) && !isSilent(ar) {
-		if skip, err = a.gate.Covers(ctx, ar, session); err != nil {
+		if asks.again, err = a.gate.Covers(ctx, ar, session); err != nil {
 			return nil, false, err
 		}
-	} else if resp, err = provider.NewAuthorizeResponse(ctx, ar, session); !fositeconsent.NeedsConsent(err) {
-		return resp, false, err
+	} else {
+		if !isNil(ar) && !isSilent(ar) {
+			ctx = context.WithValue(ctx, asksKey{}, asks)
+		}
+		if resp, err = provider.NewAuthorizeResponse(ctx, ar, session); !fositeconsent.NeedsConsent(err) {
+			return resp, false, err
+		}
 	}
-	if err := a.send(w, r, ar, session, query, skip); err != nil {
+	if err := a.send(w, r, ar, session, query, asks.again); err != nil {
 		return nil, false, err
 	}
 	return nil, true, nil
@@ -169,7 +174,7 @@ func parseBrowser(value string) (secret, bool) {
 
 // The reasons for which [API.Resume] refuses, besides those of the storage.
 var (
-	// ErrMalformedVerifier: the address has no consent_verifier, or several, or what none looks like.
+	// ErrMalformedVerifier: the address has no consent_verifier, or several, or what none looks like; or the request is no GET.
 	ErrMalformedVerifier = errors.New("consentapi: no consent verifier of this authorization server came with the request")
 	// ErrForeignBrowser: the browser has no cookie of this consent request. It is not the one that was sent to the application, or
 	// has forgotten.
@@ -196,8 +201,8 @@ type Resumed struct {
 // [ErrRequestExpired], or [fositeconsent.ErrStorage]. Show a page then that says so and how to go on: back to the
 // client, which asks again; where Resumed is not nil besides, by a link to the authorization endpoint with its Query.
 func (a *API) Resume(r *http.Request) (*Resumed, error) {
-	values := r.URL.Query()["consent_verifier"] // and nothing of a body
-	if len(values) != 1 {
+	values := r.URL.Query()["consent_verifier"]         // and nothing of a body
+	if len(values) != 1 || r.Method != http.MethodGet { // whoever sends a HEAD looks first, and comes again
 		return nil, ErrMalformedVerifier
 	}
 	id, verifier, err := parseHandle(verifierPrefix, values[0])
@@ -277,15 +282,9 @@ func (s *Resumed) Respond(ctx context.Context, provider fosite.OAuth2Provider, a
 		return nil, s.answer.Rejection.asError()
 	}
 	use := &use{storage: s.api.storage, id: s.id, verifier: s.verifier, browser: s.browser}
-	if s.skip {
-		// The application may have asked nobody. What it went by was so when the browser was sent there, and may have been revoked since.
-		covered, err := s.api.gate.Covers(ctx, ar, session)
-		if err != nil {
-			return nil, err
-		}
-		use.lapsed = !covered
-	}
-	ctx = fositeconsent.WithDecision(context.WithValue(ctx, useKey{}, use), s.ticket, s.answer.decision(s.api.config.RememberOfflineAccess))
+	decision := s.answer.decision(s.api.config.RememberOfflineAccess)
+	decision.Unasked = s.skip // the application had no reason to ask anybody
+	ctx = fositeconsent.WithDecision(context.WithValue(ctx, useKey{}, use), s.ticket, decision)
 	resp, err := provider.NewAuthorizeResponse(ctx, ar, session)
 	if err != nil {
 		return nil, err

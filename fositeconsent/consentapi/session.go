@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -30,6 +31,11 @@ type data struct {
 	Version int         `json:"consentapi"`
 	Session SessionData `json:"session"`
 	Context any         `json:"context,omitempty"`
+
+	// Scopes and Audience are what the session data was made for, sorted; nil without any. What else it would say for others, only the
+	// application knows.
+	Scopes   []string `json:"scopes,omitempty"`
+	Audience []string `json:"audience,omitempty"`
 }
 
 // reservedClaims say who issued what to whom, when and for what: nobody but the authorization server says that. RFC 7519, Section 4.1;
@@ -39,6 +45,8 @@ var reservedClaims = []string{
 	"auth_time", "nonce", "acr", "amr", "azp", "at_hash", "c_hash", "s_hash", "sid",
 	"active", "scope", "scp", "client_id", "username", "token_type", "act", "may_act", "cnf", "authorization_details",
 }
+
+func (s *SessionData) isEmpty() bool { return len(s.AccessToken)+len(s.IDToken) == 0 }
 
 // check refuses what only the authorization server says.
 func (s *SessionData) check() error {
@@ -56,6 +64,16 @@ func (s *SessionData) check() error {
 	return nil
 }
 
+// sorted returns the texts, each once.
+func sorted(texts []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(texts)))
+}
+
+type asksKey struct{}
+
+// asks is whether the application has to be asked again about a request that remembered consents cover.
+type asks struct{ again bool }
+
 type useKey struct{}
 
 // use is the answer that a response is being made for.
@@ -63,13 +81,13 @@ type use struct {
 	storage           RequestStorage
 	id                fositeconsent.ID
 	verifier, browser Hash
-	lapsed            bool // it was given without asking, and that does not hold any more
 	done              bool
 }
 
 // ApplyData is for [fositeconsent.Config.ApplyData]: it brings what the application had put into the tokens to the session, and
 // uses up the answer in the transaction of the response. session.id_token becomes extra claims of the session's ID token claims, and session.access_token
-// extra claims of a fosite.ExtraClaimsSession. A session that lacks what the data needs is an error.
+// extra claims of a fosite.ExtraClaimsSession, and of its JWT claims if it has those of fosite's oauth2.JWTSession. A session that lacks what the data needs, or says something else under the
+// same name, is an error.
 func ApplyData(ctx context.Context, ar fosite.AuthorizeRequester, data []byte) error {
 	return applyDataWith(ctx, ar, data, applyToSession)
 }
@@ -87,21 +105,38 @@ func applyDataWith(ctx context.Context, ar fosite.AuthorizeRequester, text []byt
 	if err != nil {
 		return err
 	}
-	// Without it, the request passes by a consent that is remembered, with that one's data.
 	if use, ok := ctx.Value(useKey{}).(*use); ok {
-		use.done = false // this may be a second attempt
-		if use.lapsed {
-			return useError(ErrRequestRevoked)
-		}
-		if err := use.storage.UseConsentRequest(ctx, use.id, use.verifier, use.browser); err != nil {
-			return useError(err)
-		}
-		use.done = true
+		err = use.up(ctx)
+	} else if !d.Session.isEmpty() { // the request passes by a consent that is remembered, with that one's data
+		err = d.passes(ctx, ar)
 	}
-	if len(d.Session.AccessToken) == 0 && len(d.Session.IDToken) == 0 {
-		return nil
+	if err != nil || d.Session.isEmpty() {
+		return err
 	}
 	return apply(ctx, ar, d.Session)
+}
+
+// up uses the answer up.
+func (u *use) up(ctx context.Context) error {
+	u.done = false // this may be a second attempt
+	if err := u.storage.UseConsentRequest(ctx, u.id, u.verifier, u.browser); err != nil {
+		return useError(err)
+	}
+	u.done = true
+	return nil
+}
+
+// passes refuses a request that would get what the application has put into the tokens of another one: for this one it may be too much, or not
+// true any more. The application is asked. Where it cannot be, with prompt=none, the very same scopes and audience pass.
+func (d *data) passes(ctx context.Context, ar fosite.AuthorizeRequester) error {
+	if asks, ok := ctx.Value(asksKey{}).(*asks); ok {
+		asks.again = true
+		return fmt.Errorf("%w: the application is asked what the tokens are to say", fositeconsent.ErrConsentRequired)
+	}
+	if !slices.Equal(d.Scopes, sorted(ar.GetGrantedScopes())) || !slices.Equal(d.Audience, sorted(ar.GetGrantedAudience())) {
+		return fmt.Errorf("%w: what the application has put into the tokens was for other scopes or another audience", fositeconsent.ErrConsentRequired)
+	}
+	return nil
 }
 
 // useError adds the gate's name for the reason, by which [fositeconsent.NeedsConsent] knows that the way on is to ask again. What is
@@ -140,19 +175,52 @@ func applyToSession(_ context.Context, ar fosite.AuthorizeRequester, s SessionDa
 			return fmt.Errorf("%w: the application set claims of the ID token, and the session (%T) has none: use an OpenID Connect session, or consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
 		}
 		claims := oidc.IDTokenClaims()
-		for name, value := range s.IDToken {
-			claims.Add(name, value)
+		if claims.Extra == nil {
+			claims.Extra = map[string]any{}
+		}
+		if err := add("session.id_token", s.IDToken, claims.Extra); err != nil {
+			return err
 		}
 	}
-	if len(s.AccessToken) > 0 {
-		extra, ok := session.(fosite.ExtraClaimsSession)
-		if !ok || extra.GetExtraClaims() == nil {
-			return fmt.Errorf("%w: the application set data of the access token, and the session (%T) is no fosite.ExtraClaimsSession: add GetExtraClaims to it, or use consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
+	if len(s.AccessToken) == 0 {
+		return nil
+	}
+	extra, ok := session.(fosite.ExtraClaimsSession)
+	if !ok || extra.GetExtraClaims() == nil {
+		return fmt.Errorf("%w: the application set data of the access token, and the session (%T) is no fosite.ExtraClaimsSession: add GetExtraClaims to it, or use consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
+	}
+	// What JWT access tokens are made of (fosite's oauth2.JWTSessionContainer).
+	if signed, ok := session.(interface{ GetJWTClaims() jwt.JWTClaimsContainer }); ok {
+		claims, ok := signed.GetJWTClaims().(*jwt.JWTClaims)
+		if !ok || claims == nil {
+			return fmt.Errorf("%w: the application set data of the access token, and the JWT claims of the session (%T) are no *jwt.JWTClaims: use those, or consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
 		}
-		claims := extra.GetExtraClaims()
-		for name, value := range s.AccessToken {
-			claims[name] = value
+		if claims.Extra == nil {
+			claims.Extra = map[string]any{}
 		}
+		if err := add("session.access_token", s.AccessToken, claims.Extra); err != nil {
+			return err
+		}
+	}
+	if err := add("session.access_token", s.AccessToken, extra.GetExtraClaims()); err != nil {
+		return err
+	}
+	kept := extra.GetExtraClaims()
+	for name := range s.AccessToken { // it may have been a copy
+		if _, ok := kept[name]; !ok {
+			return fmt.Errorf("%w: the application set data of the access token, and the session (%T) does not keep what is put into its GetExtraClaims: return the map itself, or use consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
+		}
+	}
+	return nil
+}
+
+// add adds what the application has said of a token to what the host says. They do not contradict each other.
+func add(part string, said, claims map[string]any) error {
+	for name, value := range said {
+		if host, ok := claims[name]; ok && !reflect.DeepEqual(host, value) {
+			return fmt.Errorf("%w: the application's %s has the claim %q, which the host's session has with another value", fositeconsent.ErrMisconfigured, part, name)
+		}
+		claims[name] = value
 	}
 	return nil
 }
@@ -166,13 +234,15 @@ func unmarshalNumbers(text []byte, d *data) error {
 			AccessToken json.RawMessage `json:"access_token"`
 			IDToken     json.RawMessage `json:"id_token"`
 		} `json:"session"`
-		Context json.RawMessage `json:"context"`
+		Context  json.RawMessage `json:"context"`
+		Scopes   []string        `json:"scopes"`
+		Audience []string        `json:"audience"`
 	}
 	if err := json.Unmarshal(text, &raw); err != nil {
 		return err
 	}
 	var err error
-	d.Version = raw.Version
+	d.Version, d.Scopes, d.Audience = raw.Version, raw.Scopes, raw.Audience
 	if d.Session.AccessToken, err = object(raw.Session.AccessToken); err != nil {
 		return err
 	}
