@@ -357,6 +357,9 @@ func TestNothingOutlivesARevocationInAnyOrder(t *testing.T) {
 	}
 	flows := map[string]func(*node, context.Context, issued) (issued, error){
 		"an authorize response": func(n *node, ctx context.Context, _ issued) (issued, error) { return n.authorize(ctx, nil) },
+		"a response that nobody was asked for": func(n *node, ctx context.Context, _ issued) (issued, error) {
+			return n.authorize(ctx, n.skip)
+		},
 		"an exchange": func(n *node, ctx context.Context, has issued) (issued, error) {
 			return n.exchange(ctx, has.codes[0])
 		},

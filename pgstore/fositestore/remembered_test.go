@@ -65,6 +65,15 @@ func (h *remembering) remember(ctx context.Context, ar fosite.AuthorizeRequester
 	return fositeconsent.WithDecision(ctx, prompt.Ticket, fositeconsent.Decision{Scopes: prompt.Scopes, Remember: &fositeconsent.Remember{OfflineAccess: true}})
 }
 
+// skip approves what is remembered, as an application does that has no page to show.
+func (h *remembering) skip(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) context.Context {
+	prompt, err := h.gate.Prompt(ctx, ar, session)
+	if err != nil {
+		h.Fatal(cause(err))
+	}
+	return fositeconsent.WithDecision(ctx, prompt.Ticket, fositeconsent.Decision{Scopes: prompt.Scopes, Unasked: true})
+}
+
 // A silent pass costs one look more than an approval, which stays one round trip; and a consent that
 // is taken back between the look and the commit is seen by the database.
 func TestWhatIsRememberedInOneDatabase(t *testing.T) {
