@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
-	"github.com/fosite-consent/fosite-consent/internal/strictjson"
+	"github.com/fosite-consent/fosite-consent/internal/exactjson"
 )
 
 // Path is that of Hydra's API for a login request. "/accept" and "/reject" are below it.
@@ -267,7 +267,7 @@ func object(body []byte, to any, members ...string) error {
 	if bytes.Contains(body, []byte(`\u0000`)) {
 		return errors.New("the body has a NUL")
 	}
-	if _, err := strictjson.Object(body, members...); err != nil {
+	if _, err := exactjson.Object(body, members...); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(body, to); err != nil {

@@ -116,6 +116,8 @@ func TestWhatWasNotRequestedIsRefusedAndNothingChanges(t *testing.T) {
 			"malformed UTF-8":               "{\"grant_scope\":[\"openid\"],\"context\":\"\xff\"}",
 			"cut off":                       `{"grant_scope":["openid"]`,
 			"a number that is out of range": `{"grant_scope":["openid"],"context":1e999}`,
+			"a number of more than 64 bits": `{"grant_scope":["openid"],"context":[18446744073709551616]}`,
+			"a claim of more than 64 bits":  `{"grant_scope":["openid"],"session":{"id_token":{"account":{"id":-9223372036854775809}}}}`,
 		} {
 			resp, answer := h.call(http.MethodPut, pathRequest+"/accept?consent_challenge="+challenge, body)
 			if resp.StatusCode != http.StatusBadRequest || answer["error"] != "invalid_request" || answer["error_description"] == "" || answer["status_code"] != 400.0 {

@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 	"time"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
-	"github.com/fosite-consent/fosite-consent/internal/strictjson"
+	"github.com/fosite-consent/fosite-consent/internal/exactjson"
 )
 
 // maxBody bounds the body of a request to the API, in bytes: what a decision may carry, and the rest.
@@ -42,7 +43,7 @@ func names(members map[string]json.RawMessage, name string, to *[]string) error 
 	return nil
 }
 
-// value reads any JSON, nil if there is none. Whole numbers become int64, and one that does not fit is an error; others become float64.
+// value reads any JSON, nil if there is none.
 func value(raw json.RawMessage) (any, error) {
 	if len(raw) == 0 {
 		return nil, nil
@@ -53,38 +54,28 @@ func value(raw json.RawMessage) (any, error) {
 	if err := dec.Decode(&v); err != nil {
 		return nil, err
 	}
-	return numbers(v)
+	return exactjson.Numbers(v)
 }
 
-func numbers(v any) (any, error) {
-	var err error
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n, nil
+// checkNumbers refuses a whole number that would be rounded: it may be the name of something, and would be that of something else.
+func checkNumbers(body []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(body))
+	dec.UseNumber()
+	for {
+		token, err := dec.Token()
+		if errors.Is(err, io.EOF) {
+			return nil
 		}
-		if !strings.ContainsAny(v.String(), ".eE") { // a name of something, perhaps, and rounded the name of something else
-			return nil, errors.New("a whole number is larger than 64 bits: write it as a text")
+		if err != nil {
+			return errors.New("the body is not well-formed JSON")
 		}
-		f, err := v.Float64()
-		if err != nil || math.IsInf(f, 0) {
-			return nil, errors.New("a number is out of range")
-		}
-		return f, nil
-	case []any:
-		for i := range v {
-			if v[i], err = numbers(v[i]); err != nil {
-				return nil, err
-			}
-		}
-	case map[string]any:
-		for name := range v {
-			if v[name], err = numbers(v[name]); err != nil {
-				return nil, err
+		if number, ok := token.(json.Number); ok && !strings.ContainsAny(number.String(), ".eE") {
+			settled, err := exactjson.Numbers(number)
+			if _, rounded := settled.(float64); err != nil || rounded {
+				return errors.New("the body has a whole number of more than 64 bits: write it as a text")
 			}
 		}
 	}
-	return v, nil
 }
 
 // object reads a JSON object, nil if there is none or null.
@@ -102,8 +93,11 @@ func object(raw json.RawMessage) (map[string]any, error) {
 
 // parseAccept reads the body of an accept.
 func parseAccept(body []byte) (*answerDocument, error) {
-	members, err := strictjson.Object(body, "context", "grant_access_token_audience", "grant_scope", "handled_at", "remember", "remember_for", "session")
+	members, err := exactjson.Object(body, "context", "grant_access_token_audience", "grant_scope", "handled_at", "remember", "remember_for", "session")
 	if err != nil {
+		return nil, err
+	}
+	if err := checkNumbers(body); err != nil {
 		return nil, err
 	}
 	a := &answerDocument{Accepted: true}
@@ -125,7 +119,7 @@ func parseAccept(body []byte) (*answerDocument, error) {
 	}
 	d := data{Version: dataVersion}
 	if raw := members["session"]; len(raw) > 0 && string(raw) != "null" {
-		parts, err := strictjson.Object(raw, "access_token", "id_token")
+		parts, err := exactjson.Object(raw, "access_token", "id_token")
 		if err != nil {
 			return nil, fmt.Errorf("session: %w", err)
 		}
@@ -165,7 +159,7 @@ func parseReject(body []byte) (*answerDocument, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		body = []byte("{}")
 	}
-	members, err := strictjson.Object(body, "error", "error_debug", "error_description", "error_hint", "status_code")
+	members, err := exactjson.Object(body, "error", "error_debug", "error_description", "error_hint", "status_code")
 	if err != nil {
 		return nil, err
 	}

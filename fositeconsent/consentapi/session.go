@@ -15,7 +15,7 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// SessionData is what the application had put into the tokens: objects of JSON, numbers as int64 where they are whole and else as float64.
+// SessionData is what the application had put into the tokens: objects of JSON, numbers as int64 or uint64 where they are whole, and else as float64.
 type SessionData struct {
 	// AccessToken is for the access token and what is told of it at introspection.
 	AccessToken map[string]any `json:"access_token,omitempty"`

@@ -5,6 +5,8 @@ import (
 	"encoding"
 	"encoding/json"
 	"reflect"
+
+	"github.com/fosite-consent/fosite-consent/internal/exactjson"
 )
 
 // unmarshalSession is json.Unmarshal into a session, but for the numbers in values of no particular type, as extra
@@ -38,7 +40,7 @@ func settle(v reflect.Value, depth int) error {
 			return settle(v.Elem(), depth+1)
 		}
 		if v.NumMethod() == 0 && !v.IsNil() && v.CanSet() {
-			settled, err := settled(v.Interface())
+			settled, err := exactjson.Numbers(v.Interface())
 			if err != nil {
 				return err
 			}
@@ -97,29 +99,4 @@ func decodesItself(t reflect.Type) bool {
 		t = reflect.PointerTo(t)
 	}
 	return t.Implements(unmarshaler) || t.Implements(textUnmarshaler)
-}
-
-// settled is settle for what encoding/json makes of JSON by itself. It changes objects and arrays in place.
-func settled(v any) (any, error) {
-	var err error
-	switch v := v.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n, nil
-		}
-		return v.Float64()
-	case []any:
-		for i := range v {
-			if v[i], err = settled(v[i]); err != nil {
-				return nil, err
-			}
-		}
-	case map[string]any:
-		for name := range v {
-			if v[name], err = settled(v[name]); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return v, nil
 }

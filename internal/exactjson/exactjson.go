@@ -1,5 +1,6 @@
-// Package strictjson reads the JSON of an answer that decides something.
-package strictjson
+// Package exactjson reads JSON without the liberties that encoding/json takes: of two members of one name it takes the
+// last, names it compares without regard to case, and large numbers it rounds.
+package exactjson
 
 import (
 	"bytes"
@@ -8,15 +9,15 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"unicode/utf8"
 )
 
 // maxDepth bounds how deep objects and arrays are nested.
 const maxDepth = 32
 
-// Object reads a body that is one JSON object with none but the known members, by their exact names. encoding/json would take the last of two
-// members of one name, and compare names without regard to case: two readers of one body could see two answers. The error is for
-// whoever sent it.
+// Object reads a body that is one JSON object with none but the known members, by their exact names and each once, also further inside:
+// two readers of one body could see two answers otherwise. The error is for whoever sent it.
 func Object(body []byte, known ...string) (map[string]json.RawMessage, error) {
 	if !utf8.Valid(body) {
 		return nil, errors.New("the body is not valid UTF-8")
@@ -75,4 +76,38 @@ func checkValue(dec *json.Decoder, depth int) error {
 		return errors.New("the body is not well-formed JSON")
 	}
 	return nil
+}
+
+// Numbers returns what a json.Decoder with UseNumber has made of a value of no particular type, with int64 and uint64 for whole
+// numbers of 64 bits, and float64 for others: types that the JSON encoders of JWT libraries know, to which a json.Number is a text.
+// It changes objects and arrays in place. What no float64 is near is an error.
+func Numbers(v any) (any, error) {
+	var err error
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := strconv.ParseInt(v.String(), 10, 64); err == nil {
+			return n, nil
+		}
+		if n, err := strconv.ParseUint(v.String(), 10, 64); err == nil {
+			return n, nil
+		}
+		f, err := v.Float64()
+		if err != nil {
+			return nil, errors.New("a number is out of range")
+		}
+		return f, nil
+	case []any:
+		for i := range v {
+			if v[i], err = Numbers(v[i]); err != nil {
+				return nil, err
+			}
+		}
+	case map[string]any:
+		for name := range v {
+			if v[name], err = Numbers(v[name]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
 }
