@@ -1,6 +1,7 @@
 package fositeconsent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,29 +10,30 @@ import (
 )
 
 // Covers reports whether the request passes without a decision on it: whether remembered consents
-// cover all of it, or [Config.PreApproved] approves it. It is for a host whose consent page is somewhere
+// cover all of it, or [Config.PreApproved] approves it; and the [Decision.Data] of those consents, nil if they have none. It is for
+// a host whose consent page is somewhere
 // else and is told of such requests, too. It is a look only: the consents may be revoked a moment later,
 // and nothing passes by it. It is safe for concurrent use and reports no [Event].
 //
 // The errors are those of [Gate.Prompt]. With an error the answer is false, and so it is before
 // [Gate.Protect].
-func (g *Gate) Covers(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (bool, error) {
+func (g *Gate) Covers(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (covers bool, data []byte, err error) {
 	provider := g.provider.Load()
 	if provider == nil || !g.mayStand() {
-		return false, nil
+		return false, nil, nil
 	}
 	if isNil(ar) {
-		return false, asClientError(fmt.Errorf("%w: there is no authorization request: pass what NewAuthorizeRequest returned", ErrInvalidRequest), false)
+		return false, nil, asClientError(fmt.Errorf("%w: there is no authorization request: pass what NewAuthorizeRequest returned", ErrInvalidRequest), false)
 	}
 	step := &step{}
-	switch standing, err := provider.findStanding(ctx, step, ar, session); {
-	case err == nil:
-		return standing != nil, nil
+	standing, err := provider.findStanding(ctx, step, ar, session)
+	switch {
 	case errors.Is(err, ErrConsentRequired):
-		return false, nil
-	default:
-		return false, asClientError(err, step.request.silent)
+		return false, nil, nil
+	case err != nil:
+		return false, nil, asClientError(err, step.request.silent)
 	}
+	return true, bytes.Clone(standing.data()), nil
 }
 
 // Check returns nil if [Gate.Mint] would take the decision on the prompt, and otherwise

@@ -18,7 +18,7 @@ import (
 func (h *consentHost) wantCovers(form url.Values, subject string, want bool) {
 	h.t.Helper()
 	recorded := len(h.consents.recorded)
-	got, err := h.gate.Covers(context.Background(), h.parse(form), h.login(subject))
+	got, _, err := h.gate.Covers(context.Background(), h.parse(form), h.login(subject))
 	if got != want || err != nil {
 		h.t.Errorf("covers: %v, %v, want %v", got, err, want)
 	}
@@ -53,21 +53,21 @@ func TestCoversIsTrueOfExactlyWhatPasses(t *testing.T) {
 	h.advance(time.Hour)
 	h.wantCovers(web(), "peter", false)
 
-	if covers, err := h.gate.Covers(context.Background(), h.parse(web()), h.login("")); covers || !errors.Is(err, fosite.ErrLoginRequired) {
+	if covers, _, err := h.gate.Covers(context.Background(), h.parse(web()), h.login("")); covers || !errors.Is(err, fosite.ErrLoginRequired) {
 		t.Errorf("of nobody: %v, %v", covers, err)
 	}
-	if covers, err := h.gate.Covers(context.Background(), nil, h.login("peter")); covers || !errors.Is(err, fositeconsent.ErrInvalidRequest) {
+	if covers, _, err := h.gate.Covers(context.Background(), nil, h.login("peter")); covers || !errors.Is(err, fositeconsent.ErrInvalidRequest) {
 		t.Errorf("of no request: %v, %v", covers, err)
 	}
 	h.consents.onFind = func([]fositeconsent.Consent) ([]fositeconsent.Consent, error) { return nil, errors.New("gone") }
-	if covers, err := h.gate.Covers(context.Background(), h.parse(web()), h.login("peter")); covers || !errors.Is(err, fositeconsent.ErrStorage) {
+	if covers, _, err := h.gate.Covers(context.Background(), h.parse(web()), h.login("peter")); covers || !errors.Is(err, fositeconsent.ErrStorage) {
 		t.Errorf("of a storage that fails: %v, %v", covers, err)
 	}
 	unprotected, err := fositeconsent.NewGate(consenttest.NewStorage(nil), fositeconsent.Config{Issuer: issuer})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if covers, err := unprotected.Covers(context.Background(), h.parse(web()), h.login("peter")); covers || err != nil {
+	if covers, _, err := unprotected.Covers(context.Background(), h.parse(web()), h.login("peter")); covers || err != nil {
 		t.Errorf("before Protect: %v, %v", covers, err)
 	}
 }

@@ -51,6 +51,9 @@ func (g *Gate) appendResponse(ctx context.Context, pass *passage, basis Basis, g
 	} else {
 		record.Basis = basis
 	}
+	if basis != BasisGrant { // nobody was shown a page, whatever came with the request
+		record.Shown, record.ConsentIDs = pass.standing.shown, nil
+	}
 	if pass.consentIDs != nil {
 		record.ConsentIDs = pass.consentIDs
 	}

@@ -105,12 +105,17 @@ func (p *protected) remembered(ctx context.Context, r *request) (*standing, erro
 func (s *standing) grant(r request) *Grant {
 	grant := &Grant{
 		Binding: r.binding, Subject: r.subject, ClientID: r.GetClient().GetID(),
-		Scopes: unique(r.GetRequestedScopes()), Audience: unique(r.GetRequestedAudience()), Shown: s.shown,
-	}
-	if len(s.consents) > 0 {
-		grant.Data = s.consents[0].Data
+		Scopes: unique(r.GetRequestedScopes()), Audience: unique(r.GetRequestedAudience()), Shown: s.shown, Data: s.data(),
 	}
 	return grant
+}
+
+// data is the host's, with the consents: the same with each of them.
+func (s *standing) data() []byte {
+	if len(s.consents) == 0 {
+		return nil
+	}
+	return s.consents[0].Data
 }
 
 // record tells the consents' storage of the response, before anything is stored for it. Its

@@ -42,7 +42,7 @@ func TestADecisionThatNobodyWasAskedForRestsOnWhatCoversTheRequest(t *testing.T)
 	h.wantRecord(before+1, fositeconsent.DecisionRecord{
 		Outcome: fositeconsent.OutcomePassed, Basis: fositeconsent.BasisRemembered, Subject: "peter", ClientID: "web",
 		RequestedScopes: []string{"openid", "photos"}, RequestedAudience: []string{"https://api.example"},
-		Scopes: []string{"openid"}, Audience: []string{"https://api.example"}, ConsentIDs: []fositeconsent.ID{id}, Shown: h.log.records[before-1].Shown,
+		Scopes: []string{"openid"}, Audience: []string{"https://api.example"}, ConsentIDs: []fositeconsent.ID{id},
 	})
 	if list, err := h.gate.ListConsents(t.Context(), fositeconsent.Selection{Subject: "peter"}, fositeconsent.ID{}, 10); err != nil || len(list) != 1 || list[0].ID != id {
 		t.Errorf("listed %+v, %v", list, err)

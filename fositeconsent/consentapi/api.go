@@ -44,7 +44,7 @@ type Config struct {
 	// AskAlways sends the browser to the application also if nobody needs to be asked, because remembered
 	// consents cover the request or the host has pre-approved it, as Hydra does: skip is true then, and nothing passes unless the
 	// application accepts. Not with prompt=none, which allows no page. Defaults to false: such a request gets to the
-	// application only if that has put something into the tokens when it was approved, and has to say what it puts into these.
+	// application only if that has put something into the tokens when it was approved, so that it says what it puts into these.
 	AskAlways bool
 
 	// RememberOfflineAccess has a remembered consent stand for offline_access, too: [fositeconsent.Remember].
@@ -143,8 +143,8 @@ func (a *API) restart(query string) string {
 // storage keeps requests and consents, as pgstore's does, the gate's does the same.
 // A call that failed is to be repeated. It returns how many consents it ended. The errors are those of the gate.
 func (a *API) Revoke(ctx context.Context, selection fositeconsent.Selection) (int, error) {
-	if selection.Subject == "" && (selection.ClientID == "" || !selection.EverySubject) {
-		return 0, fmt.Errorf("%w: the selection has no Subject, or neither that nor a ClientID with EverySubject", fositeconsent.ErrMisconfigured)
+	if (selection.Subject == "") != selection.EverySubject || selection.Subject == "" && selection.ClientID == "" {
+		return 0, fmt.Errorf("%w: expected a selection with a Subject, or with a ClientID and EverySubject", fositeconsent.ErrMisconfigured)
 	}
 	requests := selection
 	requests.EverySubject = false // which is for the gate

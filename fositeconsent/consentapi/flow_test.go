@@ -711,11 +711,20 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 				return h.server.URL + "/oauth2/auth?" + params(append(set, "prompt", "none")...).Encode()
 			}
 			wantSaid(b.wantCode(address("scope", "photos openid", "audience", both)), "everything")
-			for _, narrower := range [][]string{{"scope", "openid", "audience", both}, {"scope", "openid photos"}} {
-				_, location, _ = b.get(address(narrower...))
+			claims := []string{"scope", "openid photos", "audience", both, "claims", `{"id_token":{"email":null}}`}
+			for _, other := range [][]string{{"scope", "openid", "audience", both}, {"scope", "openid photos"}, claims} {
+				_, location, _ = b.get(address(other...))
 				if location.Query().Get("error") != "consent_required" {
-					t.Errorf("%v without a page: %s", narrower, location)
+					t.Errorf("%v without a page: %s", other, location)
 				}
+			}
+			body = saying("with claims", "openid", "photos")
+			body.Remember = hydra.PtrBool(true)
+			b.wantCode(h.accept(b.start(params(claims...)), body))
+			wantSaid(b.wantCode(address(claims...)), "with claims")
+			_, location, _ = b.get(address(claims[:4]...))
+			if location.Query().Get("error") != "consent_required" {
+				t.Errorf("without the claims that the newest approval was for: %s", location)
 			}
 		})
 		t.Run("skip is worth nothing once what it rests on is over", func(t *testing.T) {

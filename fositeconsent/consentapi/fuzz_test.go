@@ -17,12 +17,12 @@ import (
 func FuzzAcceptBody(f *testing.F) {
 	for _, body := range []string{
 		``, `{}`, `null`, `[]`, `{"grant_scope":["openid"],"remember":true,"remember_for":3600,"session":{"id_token":{"email":"a"},"access_token":{"n":1e3}},"context":{"a":[1]},"handled_at":"2026-01-02T03:04:05Z"}`,
-		`{"grant_scope":["a"],"grant_scope":["b"]}`, `{"Grant_Scope":["a"]}`, `{"session":{"id_token":{"sub":"x"}}}`, `{"context":1e999}`, `{}{}`, `{"remember_for":-1}`, `{"grant_scope":[null,"a",""]}`, "{\"context\":\"\xff\"}",
+		`{"grant_scope":["a"],"grant_scope":["b"]}`, `{"Grant_Scope":["a"]}`, `{"session":{"id_token":{"sub":"x"}}}`, `{"context":1e999}`, `{"context":[1e20,9.3e18,18446744073709551615,18446744073709551616]}`, `{"session":{"id_token":{"n":1e20}}}`, `{}{}`, `{"remember_for":-1}`, `{"grant_scope":[null,"a",""]}`, "{\"context\":\"\xff\"}",
 	} {
 		f.Add([]byte(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		answer, err := parseAccept(body)
+		answer, err := parseAccept(body, &document{Further: []string{"claims={}"}})
 		if err != nil {
 			return
 		}
@@ -82,7 +82,7 @@ func FuzzRejectBody(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		answer, err := parseReject(body)
+		answer, err := parseReject(body, nil)
 		if err != nil {
 			return
 		}

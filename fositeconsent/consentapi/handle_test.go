@@ -37,7 +37,7 @@ func TestTheVerifierIsThatOfEveryRelease(t *testing.T) {
 	if got, err := a.verifiers(t.Context(), fositeconsent.ID{1}, Hash{2}); got != nil || !errors.Is(err, failure) {
 		t.Errorf("%x, %v", got, err)
 	}
-	for _, selection := range []fositeconsent.Selection{{LoginSession: "login"}, {ClientID: "app"}, {EverySubject: true}} {
+	for _, selection := range []fositeconsent.Selection{{LoginSession: "login"}, {ClientID: "app"}, {EverySubject: true}, {Subject: "alice", EverySubject: true}} {
 		if _, err := a.Revoke(t.Context(), selection); !errors.Is(err, fositeconsent.ErrMisconfigured) { // and the storage, which is none, was not asked
 			t.Errorf("a revocation of everybody: %+v, %v", selection, err)
 		}

@@ -273,7 +273,7 @@ func (a *API) reject(w http.ResponseWriter, r *http.Request) error {
 }
 
 // answer takes an answer, and says where the browser goes with it.
-func (a *API) answer(w http.ResponseWriter, r *http.Request, parse func([]byte) (*answerDocument, error)) error {
+func (a *API) answer(w http.ResponseWriter, r *http.Request, parse func([]byte, *document) (*answerDocument, error)) error {
 	ctx := r.Context()
 	_, request, d, err := a.find(r)
 	if err != nil {
@@ -286,7 +286,7 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, parse func([]byte) 
 	if err != nil {
 		return badRequestf("the body could not be read")
 	}
-	answer, err := parse(body)
+	answer, err := parse(body, d)
 	if err != nil {
 		return badRequest(err)
 	}

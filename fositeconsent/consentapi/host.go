@@ -36,23 +36,29 @@ const (
 // NewAuthorizeResponse and of [fositeconsent.Gate.Prompt].
 func (a *API) Authorize(w http.ResponseWriter, r *http.Request, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester, session fosite.Session, query string) (resp fosite.AuthorizeResponder, sent bool, err error) {
 	ctx := r.Context()
-	asks := &asks{}
-	if a.config.AskAlways && !isNil(ar) && !isSilent(ar) {
-		if asks.again, err = a.gate.Covers(ctx, ar, session); err != nil {
+	skip := false
+	if !isNil(ar) && !isSilent(ar) {
+		var data []byte
+		if skip, data, err = a.gate.Covers(ctx, ar, session); err != nil {
 			return nil, false, err
 		}
-	} else {
-		if !isNil(ar) && !isSilent(ar) {
-			ctx = context.WithValue(ctx, asksKey{}, asks)
-		}
-		if resp, err = provider.NewAuthorizeResponse(ctx, ar, session); !fositeconsent.NeedsConsent(err) {
-			return resp, false, err
+		if !skip || a.config.AskAlways || saysSomething(data) {
+			err = a.send(w, r, ar, session, query, skip)
+			return nil, err == nil, err
 		}
 	}
-	if err := a.send(w, r, ar, session, query, asks.again); err != nil {
-		return nil, false, err
+	if resp, err = provider.NewAuthorizeResponse(ctx, ar, session); !fositeconsent.NeedsConsent(err) {
+		return resp, false, err
 	}
-	return nil, true, nil
+	err = a.send(w, r, ar, session, query, false) // what covered it has just ended
+	return nil, err == nil, err
+}
+
+// saysSomething reports whether the application has put something into the tokens of what is remembered. What it says of others it
+// is asked: the same may be too much for them, or not true any more. What cannot be read is the gate's to refuse.
+func saysSomething(text []byte) bool {
+	d, err := parseData(text)
+	return err == nil && !d.Session.isEmpty()
 }
 
 // isSilent reports whether the client allows no page (OpenID Connect Core 1.0, Section 3.1.2.1).
@@ -101,7 +107,7 @@ func (a *API) newRequest(ctx context.Context, ar fosite.AuthorizeRequester, sess
 	}
 	text, err := json.Marshal(document{
 		Ticket: prompt.Ticket, Query: query, Scopes: prompt.Scopes, Audience: prompt.Audience,
-		Rememberable: prompt.Rememberable, Skip: skip, Client: client, OIDC: newOIDCContext(ar.GetRequestForm()),
+		Further: furtherOf(ar.GetRequestForm()), Rememberable: prompt.Rememberable, Skip: skip, Client: client, OIDC: newOIDCContext(ar.GetRequestForm()),
 		LoginChallenge: login.Challenge, ACR: login.ACR, AMR: login.AMR, Context: login.Context,
 	})
 	if err != nil {

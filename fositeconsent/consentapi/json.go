@@ -91,8 +91,8 @@ func object(raw json.RawMessage) (map[string]any, error) {
 	return o, nil
 }
 
-// parseAccept reads the body of an accept.
-func parseAccept(body []byte) (*answerDocument, error) {
+// parseAccept reads the body of an accept of the request.
+func parseAccept(body []byte, request *document) (*answerDocument, error) {
 	members, err := exactjson.Object(body, "context", "grant_access_token_audience", "grant_scope", "handled_at", "remember", "remember_for", "session")
 	if err != nil {
 		return nil, err
@@ -133,7 +133,7 @@ func parseAccept(body []byte) (*answerDocument, error) {
 			return nil, err
 		}
 		if !d.Session.isEmpty() {
-			d.Scopes, d.Audience = sorted(a.Scopes), sorted(a.Audience)
+			d.Scopes, d.Audience, d.Further = sorted(a.Scopes), sorted(a.Audience), request.Further
 		}
 	}
 	if d.Context, err = value(members["context"]); err != nil {
@@ -155,7 +155,7 @@ const (
 const maxText = 1024
 
 // parseReject reads the body of a reject. Nothing at all is a rejection without a reason.
-func parseReject(body []byte) (*answerDocument, error) {
+func parseReject(body []byte, _ *document) (*answerDocument, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		body = []byte("{}")
 	}

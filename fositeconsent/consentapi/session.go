@@ -1,11 +1,12 @@
 package consentapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -32,10 +33,11 @@ type data struct {
 	Session SessionData `json:"session"`
 	Context any         `json:"context,omitempty"`
 
-	// Scopes and Audience are what the session data was made for, sorted; nil without any. What else it would say for others, only the
+	// Scopes, Audience and Further are what the session data was made for, sorted; nil without any. What it would say for others, only the
 	// application knows.
 	Scopes   []string `json:"scopes,omitempty"`
 	Audience []string `json:"audience,omitempty"`
+	Further  []string `json:"further,omitempty"`
 }
 
 // reservedClaims say who issued what to whom, when and for what: nobody but the authorization server says that. RFC 7519, Section 4.1;
@@ -64,15 +66,20 @@ func (s *SessionData) check() error {
 	return nil
 }
 
+// furtherOf returns what else is asked for with the request that a consent may cover without it (RFC 9396; OpenID Connect Core 1.0, Section 5.5).
+func furtherOf(form url.Values) (list []string) {
+	for _, name := range []string{"authorization_details", "claims"} {
+		for _, value := range form[name] {
+			list = append(list, name+"="+value)
+		}
+	}
+	return list
+}
+
 // sorted returns the texts, each once.
 func sorted(texts []string) []string {
 	return slices.Compact(slices.Sorted(slices.Values(texts)))
 }
-
-type asksKey struct{}
-
-// asks is whether the application has to be asked again about a request that remembered consents cover.
-type asks struct{ again bool }
 
 type useKey struct{}
 
@@ -108,7 +115,7 @@ func applyDataWith(ctx context.Context, ar fosite.AuthorizeRequester, text []byt
 	if use, ok := ctx.Value(useKey{}).(*use); ok {
 		err = use.up(ctx)
 	} else if !d.Session.isEmpty() { // the request passes by a consent that is remembered, with that one's data
-		err = d.passes(ctx, ar)
+		err = d.passes(ar)
 	}
 	if err != nil || d.Session.isEmpty() {
 		return err
@@ -126,15 +133,12 @@ func (u *use) up(ctx context.Context) error {
 	return nil
 }
 
-// passes refuses a request that would get what the application has put into the tokens of another one: for this one it may be too much, or not
-// true any more. The application is asked. Where it cannot be, with prompt=none, the very same scopes and audience pass.
-func (d *data) passes(ctx context.Context, ar fosite.AuthorizeRequester) error {
-	if asks, ok := ctx.Value(asksKey{}).(*asks); ok {
-		asks.again = true
-		return fmt.Errorf("%w: the application is asked what the tokens are to say", fositeconsent.ErrConsentRequired)
-	}
-	if !slices.Equal(d.Scopes, sorted(ar.GetGrantedScopes())) || !slices.Equal(d.Audience, sorted(ar.GetGrantedAudience())) {
-		return fmt.Errorf("%w: what the application has put into the tokens was for other scopes or another audience", fositeconsent.ErrConsentRequired)
+// passes refuses a request that would get what the application has put into the tokens of another one. It can be asked about all but
+// those with prompt=none ([API.Authorize]).
+func (d *data) passes(ar fosite.AuthorizeRequester) error {
+	if !slices.Equal(d.Scopes, sorted(ar.GetGrantedScopes())) || !slices.Equal(d.Audience, sorted(ar.GetGrantedAudience())) ||
+		!slices.Equal(d.Further, furtherOf(ar.GetRequestForm())) {
+		return fmt.Errorf("%w: what the application has put into the tokens was for another request", fositeconsent.ErrConsentRequired)
 	}
 	return nil
 }
@@ -201,28 +205,45 @@ func applyToSession(_ context.Context, ar fosite.AuthorizeRequester, s SessionDa
 		if err := add("session.access_token", s.AccessToken, claims.Extra); err != nil {
 			return err
 		}
+		if again, _ := signed.GetJWTClaims().(*jwt.JWTClaims); again == nil || !keeps(again.Extra, s.AccessToken) {
+			return fmt.Errorf("%w: the application set data of the access token, and the session (%T) does not keep what is put into its GetJWTClaims: return those that it keeps, or use consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
+		}
 	}
 	if err := add("session.access_token", s.AccessToken, extra.GetExtraClaims()); err != nil {
 		return err
 	}
-	kept := extra.GetExtraClaims()
-	for name := range s.AccessToken { // it may have been a copy
-		if _, ok := kept[name]; !ok {
-			return fmt.Errorf("%w: the application set data of the access token, and the session (%T) does not keep what is put into its GetExtraClaims: return the map itself, or use consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
-		}
+	if !keeps(extra.GetExtraClaims(), s.AccessToken) {
+		return fmt.Errorf("%w: the application set data of the access token, and the session (%T) does not keep what is put into its GetExtraClaims: return the map itself, or use consentapi.ApplyDataWith", fositeconsent.ErrMisconfigured, session)
 	}
 	return nil
+}
+
+// keeps reports whether the claims are where they were put: that may have been a copy.
+func keeps(claims, said map[string]any) bool {
+	for name := range said {
+		if _, ok := claims[name]; !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // add adds what the application has said of a token to what the host says. They do not contradict each other.
 func add(part string, said, claims map[string]any) error {
 	for name, value := range said {
-		if host, ok := claims[name]; ok && !reflect.DeepEqual(host, value) {
+		if host, ok := claims[name]; ok && !sameJSON(host, value) {
 			return fmt.Errorf("%w: the application's %s has the claim %q, which the host's session has with another value", fositeconsent.ErrMisconfigured, part, name)
 		}
 		claims[name] = value
 	}
 	return nil
+}
+
+// sameJSON reports whether two values are the same in a token.
+func sameJSON(a, b any) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
 // unmarshalNumbers is json.Unmarshal for what goes on into tokens. Large whole numbers are kept, and numbers are of a type that the JSON
@@ -237,12 +258,13 @@ func unmarshalNumbers(text []byte, d *data) error {
 		Context  json.RawMessage `json:"context"`
 		Scopes   []string        `json:"scopes"`
 		Audience []string        `json:"audience"`
+		Further  []string        `json:"further"`
 	}
 	if err := json.Unmarshal(text, &raw); err != nil {
 		return err
 	}
 	var err error
-	d.Version, d.Scopes, d.Audience = raw.Version, raw.Scopes, raw.Audience
+	d.Version, d.Scopes, d.Audience, d.Further = raw.Version, raw.Scopes, raw.Audience, raw.Further
 	if d.Session.AccessToken, err = object(raw.Session.AccessToken); err != nil {
 		return err
 	}

@@ -42,6 +42,7 @@ func TestDataIsRefusedByWhatCannotTakeIt(t *testing.T) {
 		"extra claims that are nil":       {claimless{openid.NewDefaultSession()}, `{"consentapi":1,"session":{"access_token":{"tier":"gold"}}}`, fositeconsent.ErrMisconfigured},
 		"extra claims that are a copy":    {copying{openid.NewDefaultSession()}, `{"consentapi":1,"session":{"access_token":{"tier":"gold"}}}`, fositeconsent.ErrMisconfigured},
 		"JWT claims of another kind":      {unsigned{signed{&oauth2.JWTSession{}, map[string]any{}}, &ownClaims{}}, `{"consentapi":1,"session":{"access_token":{"tier":"gold"}}}`, fositeconsent.ErrMisconfigured},
+		"JWT claims that are made anew":   {afresh{signed{&oauth2.JWTSession{}, map[string]any{}}}, `{"consentapi":1,"session":{"access_token":{"tier":"gold"}}}`, fositeconsent.ErrMisconfigured},
 		"JWT claims that are nil":         {unsigned{signed{&oauth2.JWTSession{}, map[string]any{}}, (*jwt.JWTClaims)(nil)}, `{"consentapi":1,"session":{"access_token":{"tier":"gold"}}}`, fositeconsent.ErrMisconfigured},
 		"what the host says otherwise, in the ID token": {
 			&openid.DefaultSession{Claims: &jwt.IDTokenClaims{Extra: map[string]any{"tenant": "acme"}}}, `{"consentapi":1,"session":{"id_token":{"tenant":"evil"}}}`, fositeconsent.ErrMisconfigured,
@@ -53,7 +54,8 @@ func TestDataIsRefusedByWhatCannotTakeIt(t *testing.T) {
 			&oauth2.JWTSession{JWTClaims: &jwt.JWTClaims{Extra: map[string]any{"tenant": "acme"}}}, `{"consentapi":1,"session":{"access_token":{"tenant":"evil"}}}`, fositeconsent.ErrMisconfigured,
 		},
 		"what the host says, too": {
-			&openid.DefaultSession{Claims: &jwt.IDTokenClaims{Extra: map[string]any{"tenants": []any{"acme"}}}}, `{"consentapi":1,"session":{"id_token":{"tenants":["acme"]}}}`, nil,
+			&openid.DefaultSession{Claims: &jwt.IDTokenClaims{Extra: map[string]any{"tenants": []string{"acme"}, "floor": 7, "address": map[string]string{"b": "2", "a": "1"}}}},
+			`{"consentapi":1,"session":{"id_token":{"tenants":["acme"],"floor":7,"address":{"a":"1","b":"2"}}}}`, nil,
 		},
 		"nothing to take": {&fosite.DefaultSession{}, `{"consentapi":1,"session":{"id_token":{}},"context":{"a":1}}`, nil},
 	} {
@@ -85,6 +87,11 @@ type unsigned struct {
 }
 
 func (s unsigned) GetJWTClaims() jwt.JWTClaimsContainer { return s.claims }
+
+// afresh makes its JWT claims whenever it is asked.
+type afresh struct{ signed }
+
+func (afresh) GetJWTClaims() jwt.JWTClaimsContainer { return &jwt.JWTClaims{} }
 
 // ownClaims are none of fosite's.
 type ownClaims struct{ jwt.JWTClaims }
@@ -122,7 +129,7 @@ func TestDataReachesJWTAccessTokens(t *testing.T) {
 
 func TestNumbersAreReadAsTheyWereGiven(t *testing.T) {
 	t.Parallel()
-	a, err := parseAccept([]byte(`{"session":{"access_token":{"large":1e20,"odd":1.2345678901234567e20,"most":18446744073709551615,"least":-9223372036854775808,"part":0.1}}}`))
+	a, err := parseAccept([]byte(`{"session":{"access_token":{"large":1e20,"odd":1.2345678901234567e20,"most":18446744073709551615,"least":-9223372036854775808,"part":0.1}}}`), &document{})
 	if err != nil {
 		t.Fatal(err)
 	}

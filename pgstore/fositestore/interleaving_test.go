@@ -512,6 +512,8 @@ func TestNothingOutlivesARevocationUnderLoad(t *testing.T) {
 					switch {
 					case what == 0:
 						got, err = n.authorize(ctx, n.remember)
+					case what == 1 && random.IntN(2) == 0:
+						got, err = n.authorize(ctx, n.skip)
 					case what == 1:
 						got, err = n.authorize(ctx, nil)
 					case code != "":
@@ -524,7 +526,7 @@ func TestNothingOutlivesARevocationUnderLoad(t *testing.T) {
 						selection := fositeconsent.Selection{Subject: n.subject, ClientID: n.client}
 						switch random.IntN(3) {
 						case 0:
-							selection.Subject = ""
+							selection.Subject, selection.EverySubject = "", true
 						case 1:
 							selection.ClientID = ""
 						}
