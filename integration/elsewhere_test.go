@@ -474,6 +474,79 @@ func TestPagesElsewhere(t *testing.T) {
 		}
 	})
 
+	t.Run("what the application puts into tokens it says for each of them", func(t *testing.T) {
+		t.Parallel()
+		e := e.in(t)
+		ctx := context.Background()
+		says := func(account int64, change func(*hydra.AcceptOAuth2ConsentRequest)) func(*hydra.AcceptOAuth2ConsentRequest) {
+			return func(answer *hydra.AcceptOAuth2ConsentRequest) {
+				answer.Session = &hydra.AcceptOAuth2ConsentRequestSession{IdToken: map[string]any{"account": account}}
+				if change != nil {
+					change(answer)
+				}
+			}
+		}
+		account := func(got *issued) (tokens, int64) {
+			t.Helper()
+			if got == nil {
+				t.Fatal("nothing was issued")
+			}
+			tokens := e.redeem(e.server, "web", got.code, callback, verifier)
+			var claims struct {
+				Account int64 `json:"account"`
+			}
+			if err := e.idToken(e.server, "web", tokens.IDToken).Claims(&claims); err != nil {
+				t.Fatal(err)
+			}
+			return tokens, claims.Account
+		}
+		const first, second = 9007199254740993, 1700000000 // which no float64 is, and which Go writes as 1.7e+09
+		wide, narrow := authorization("web", "scope", "openid photos.read offline_access"), authorization("web", "scope", "openid offline_access")
+		a, page := e.signedInFor(wide, "said")
+		if _, got := account(e.issued(a.Open(e.accepted(page, says(first, func(answer *hydra.AcceptOAuth2ConsentRequest) { answer.Remember = hydra.PtrBool(true) }))))); got != first {
+			t.Errorf("the ID token has the account %d", got)
+		}
+		login := func(params url.Values) *useragent.Page {
+			t.Helper()
+			return e.signInThere(a, e.authorize(a, params), hydra.AcceptOAuth2LoginRequest{Subject: "said"})
+		}
+		page = login(narrow)
+		if request := e.consentRequest(e.consentChallenge(page)); !request.GetSkip() {
+			t.Error("skip is false of what is remembered")
+		}
+		skipped, got := account(e.issued(a.Open(e.accepted(page, says(second, nil)))))
+		if got != second {
+			t.Errorf("the ID token has the account %d", got)
+		}
+		silently := func(params url.Values) url.Values { params.Set("prompt", "none"); return params }
+		wantError(t, e.authorize(a, silently(narrow)), "consent_required")
+		if _, got := account(e.issued(e.authorize(a, silently(wide)))); got != first {
+			t.Errorf("without a page, the ID token has the account %d", got)
+		}
+		// What was skipped rests on what was remembered, of which there is one.
+		list, _, err := application(e.server).ListOAuth2ConsentSessions(ctx).Subject("said").Execute() //nolint:bodyclose // the client has read it
+		if err != nil || len(list) != 1 {
+			t.Fatalf("listed %v, %v", list, err)
+		}
+		if again := e.refresh(e.server, "web", skipped.RefreshToken); again.Error != "" {
+			t.Errorf("refused before anything was taken back: %+v", again)
+		} else {
+			skipped = again
+		}
+		request, err := http.NewRequest(http.MethodDelete, e.server.API()+"/admin/oauth2/auth/sessions/consent?subject=said&consent_request_id="+url.QueryEscape(list[0].ConsentRequest.GetChallenge()), http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = response.Body.Close()
+		if again := e.refresh(e.server, "web", skipped.RefreshToken); response.StatusCode != http.StatusNoContent || again.Error != "invalid_grant" || e.introspect(e.server, skipped.AccessToken).Active {
+			t.Errorf("after status %d: %+v", response.StatusCode, again)
+		}
+	})
+
 	t.Run("rejections are the application's, and final", func(t *testing.T) {
 		t.Parallel()
 		e := e.in(t)
