@@ -34,7 +34,7 @@ const (
 
 // Event says what the gate decided, and why. Exactly one is sent for each call of
 // [Gate.Prompt], [Gate.Mint], [Gate.Deny] and [Gate.Revoke], for each authorization response
-// that was asked for, and for each token response that the gate's handler refused; and one more for a response that was refused when it was to be
+// that was asked for, for each [Gate.Covers] that failed, and for each token response that the gate's handler refused; and one more for a response that was refused when it was to be
 // written, for another request than its own. It holds no secret of this package: no
 // token, no ticket, no binding. It logs itself with log/slog, and with it, where a
 // handler after the gate failed, what that handler and its storage say.

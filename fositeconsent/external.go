@@ -13,25 +13,30 @@ import (
 // cover all of it, or [Config.PreApproved] approves it; and the [Decision.Data] of those consents, nil if they have none. It is for
 // a host whose consent page is somewhere
 // else and is told of such requests, too. It is a look only: the consents may be revoked a moment later,
-// and nothing passes by it. It is safe for concurrent use and reports no [Event].
+// and nothing passes by it. It is safe for concurrent use. It reports an [Event], of [ActionConsume], if it fails, and else none.
 //
-// The errors are those of [Gate.Prompt]. With an error the answer is false, and so it is before
-// [Gate.Protect].
+// The errors are those of the protected provider's NewAuthorizeResponse before anything is issued, but for the one that a
+// page is needed. With an error the answer is false, and so it is before [Gate.Protect].
 func (g *Gate) Covers(ctx context.Context, ar fosite.AuthorizeRequester, session fosite.Session) (covers bool, data []byte, err error) {
 	provider := g.provider.Load()
-	if provider == nil || !g.mayStand() {
+	if provider == nil {
 		return false, nil, nil
 	}
+	look := &step{}
+	var standing *standing
 	if isNil(ar) {
-		return false, nil, asClientError(fmt.Errorf("%w: there is no authorization request: pass what NewAuthorizeRequest returned", ErrInvalidRequest), false)
+		err = fmt.Errorf("%w: there is no authorization request: pass what NewAuthorizeRequest returned", ErrInvalidRequest)
+	} else {
+		standing, err = provider.findStanding(ctx, look, ar, session)
 	}
-	step := &step{}
-	standing, err := provider.findStanding(ctx, step, ar, session)
 	switch {
 	case errors.Is(err, ErrConsentRequired):
 		return false, nil, nil
 	case err != nil:
-		return false, nil, asClientError(err, step.request.silent)
+		return false, nil, g.observe(ctx, ActionConsume, func(_ context.Context, step *step) error {
+			step.request = look.request
+			return asClientError(err, look.request.silent)
+		})
 	}
 	return true, bytes.Clone(standing.data()), nil
 }

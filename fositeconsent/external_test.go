@@ -36,9 +36,14 @@ func TestCoversIsTrueOfExactlyWhatPasses(t *testing.T) {
 		c.PreApproved = func(_ context.Context, ar fosite.AuthorizeRequester, _ string) (bool, error) {
 			return ar.GetClient().GetID() == "other", nil
 		}
+		c.ApplyData = func(context.Context, fosite.AuthorizeRequester, []byte) error { return nil }
 	})
 	h.wantCovers(web(), "peter", false)
-	h.remember(web(), "peter", func(d *fositeconsent.Decision) { d.Remember.Lifespan = time.Hour })
+	h.remember(web(), "peter", func(d *fositeconsent.Decision) { d.Remember.Lifespan, d.Data = time.Hour, []byte("said then") })
+	events := len(h.events)
+	if covers, data, err := h.gate.Covers(context.Background(), h.parse(web()), h.login("peter")); !covers || string(data) != "said then" || err != nil || len(h.events) != events {
+		t.Errorf("%v, %q, %v", covers, data, err)
+	}
 	h.wantCovers(web(), "peter", true)
 	h.wantCovers(web("prompt", "none"), "peter", true)
 	h.wantCovers(web("prompt", "consent"), "peter", false)
@@ -56,12 +61,25 @@ func TestCoversIsTrueOfExactlyWhatPasses(t *testing.T) {
 	if covers, _, err := h.gate.Covers(context.Background(), h.parse(web()), h.login("")); covers || !errors.Is(err, fosite.ErrLoginRequired) {
 		t.Errorf("of nobody: %v, %v", covers, err)
 	}
+	if e := h.event(); e.Action != fositeconsent.ActionConsume || e.Reason != "login_required" || e.ClientID != "web" {
+		t.Errorf("of nobody: the event is %+v", e)
+	}
 	if covers, _, err := h.gate.Covers(context.Background(), nil, h.login("peter")); covers || !errors.Is(err, fositeconsent.ErrInvalidRequest) {
 		t.Errorf("of no request: %v, %v", covers, err)
 	}
 	h.consents.onFind = func([]fositeconsent.Consent) ([]fositeconsent.Consent, error) { return nil, errors.New("gone") }
 	if covers, _, err := h.gate.Covers(context.Background(), h.parse(web()), h.login("peter")); covers || !errors.Is(err, fositeconsent.ErrStorage) {
 		t.Errorf("of a storage that fails: %v, %v", covers, err)
+	}
+	if e := h.event(); e.Action != fositeconsent.ActionConsume || e.Reason != "storage" || e.Subject != "peter" {
+		t.Errorf("of a storage that fails: the event is %+v", e)
+	}
+	plain := newHost(t)
+	if covers, _, err := plain.gate.Covers(context.Background(), plain.parse(params()), plain.login("alice")); covers || err != nil {
+		t.Errorf("of a gate that nothing passes without a page: %v, %v", covers, err)
+	}
+	if covers, _, err := plain.gate.Covers(context.Background(), plain.parse(params()), plain.login("")); covers || !errors.Is(err, fosite.ErrLoginRequired) || plain.event().Reason != "login_required" {
+		t.Errorf("of nobody, by such a gate: %v, %v, %+v", covers, err, plain.event())
 	}
 	unprotected, err := fositeconsent.NewGate(consenttest.NewStorage(nil), fositeconsent.Config{Issuer: issuer})
 	if err != nil {

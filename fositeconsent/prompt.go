@@ -61,7 +61,7 @@ type Decision struct {
 	// Unasked says that the resource owner was shown no page, since [Gate.Covers] had said that nothing
 	// needed one. The response rests on what covers the request when it is made, then, as if it had come without
 	// a decision: it is recorded, listed and revoked under that, and over when that is. If nothing covers it any more, the
-	// decision is worth nothing, and refused with [ErrConsentRequired]. For [WithDecision] only, and nothing of it is
+	// decision is worth nothing, and refused with [ErrConsentRequired], [ErrConsentRevoked] or [ErrConsentExpired]. For [WithDecision] only, and nothing of it is
 	// remembered.
 	Unasked bool
 }

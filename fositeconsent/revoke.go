@@ -30,7 +30,7 @@ func (s Selection) check() error {
 // get the next page. The selection's Issuer is set to the gate's.
 //
 // The error is [ErrMisconfigured] without [Config.Consents], for a selection with neither a
-// Subject nor a ClientID, or with no Subject and without EverySubject, and for a limit below 1; otherwise [ErrStorage].
+// Subject nor a ClientID, or with both or none of Subject and EverySubject, and for a limit below 1; otherwise [ErrStorage].
 func (g *Gate) ListConsents(ctx context.Context, selection Selection, before ID, limit int) (list []Consent, err error) {
 	ctx, end := g.span(ctx, "Gate.list")
 	defer func() { end(err) }()
@@ -117,8 +117,8 @@ func (p *protected) revoker() (func(ctx context.Context, requestIDs []string) er
 // selection's Issuer is set to the gate's.
 //
 // The error is [ErrMisconfigured] without [Config.Consents], before [Gate.Protect], where the
-// provider's storage cannot revoke, and for a selection with neither a Subject nor a ClientID, or with no Subject
-// and without EverySubject; otherwise [ErrStorage].
+// provider's storage cannot revoke, and for a selection with neither a Subject nor a ClientID, or with both or none of
+// Subject and EverySubject; otherwise [ErrStorage].
 func (g *Gate) Revoke(ctx context.Context, selection Selection) (ended int, err error) {
 	err = g.observe(ctx, ActionRevoke, func(ctx context.Context, step *step) (err error) {
 		step.request.subject, step.clientID = selection.Subject, selection.ClientID

@@ -67,7 +67,7 @@ type document struct {
 	Query          string          `json:"query"` // of the authorization request
 	Scopes         []string        `json:"scopes"`
 	Audience       []string        `json:"audience"`
-	Further        []string        `json:"further,omitempty"` // what else was asked for
+	Further        string          `json:"further"` // a digest of what else was asked for
 	Rememberable   bool            `json:"rememberable"`
 	Skip           bool            `json:"skip"`
 	Client         *Client         `json:"client"`

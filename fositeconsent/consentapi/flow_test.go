@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -725,6 +726,20 @@ func TestRememberedConsentsAndSkip(t *testing.T) {
 			_, location, _ = b.get(address(claims[:4]...))
 			if location.Query().Get("error") != "consent_required" {
 				t.Errorf("without the claims that the newest approval was for: %s", location)
+			}
+			// Of two resources, one is covered as well.
+			resources := params(claims[:4]...)
+			resources["resource"] = []string{"https://one.example", "https://two.example"}
+			body = saying("with resources", "openid", "photos")
+			body.Remember = hydra.PtrBool(true)
+			b.wantCode(h.accept(b.start(resources), body))
+			resources.Set("prompt", "none")
+			slices.Reverse(resources["resource"])
+			wantSaid(b.wantCode(h.server.URL+"/oauth2/auth?"+resources.Encode()), "with resources")
+			resources["resource"] = resources["resource"][:1]
+			_, location, _ = b.get(h.server.URL + "/oauth2/auth?" + resources.Encode())
+			if location.Query().Get("error") != "consent_required" {
+				t.Errorf("for one of the resources: %s", location)
 			}
 		})
 		t.Run("skip is worth nothing once what it rests on is over", func(t *testing.T) {

@@ -33,7 +33,8 @@ const (
 //
 // If sent is true, the browser has been redirected to the application (with 303), with a cookie of this request, and there is
 // nothing more to write. Otherwise the response or the error is to be written to the client. The errors are those of
-// NewAuthorizeResponse and of [fositeconsent.Gate.Prompt].
+// [fositeconsent.Gate.Covers], NewAuthorizeResponse and [fositeconsent.Gate.Prompt]. The provider is not asked for a response before the application
+// has answered, unless the request passes without: a wrong one is found then.
 func (a *API) Authorize(w http.ResponseWriter, r *http.Request, provider fosite.OAuth2Provider, ar fosite.AuthorizeRequester, session fosite.Session, query string) (resp fosite.AuthorizeResponder, sent bool, err error) {
 	ctx := r.Context()
 	skip := false

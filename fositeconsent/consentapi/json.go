@@ -133,7 +133,7 @@ func parseAccept(body []byte, request *document) (*answerDocument, error) {
 			return nil, err
 		}
 		if !d.Session.isEmpty() {
-			d.Scopes, d.Audience, d.Further = sorted(a.Scopes), sorted(a.Audience), request.Further
+			d.For = madeFor(a.Scopes, a.Audience, request.Further)
 		}
 	}
 	if d.Context, err = value(members["context"]); err != nil {

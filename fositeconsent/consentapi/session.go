@@ -3,6 +3,8 @@ package consentapi
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,7 +18,7 @@ import (
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 )
 
-// SessionData is what the application had put into the tokens: objects of JSON, numbers as int64 or uint64 where they are whole, and else as float64.
+// SessionData is what the application had put into the tokens: objects of JSON, whole numbers of 64 bits that are written without an exponent as int64 or uint64, and others as float64.
 type SessionData struct {
 	// AccessToken is for the access token and what is told of it at introspection.
 	AccessToken map[string]any `json:"access_token,omitempty"`
@@ -33,11 +35,9 @@ type data struct {
 	Session SessionData `json:"session"`
 	Context any         `json:"context,omitempty"`
 
-	// Scopes, Audience and Further are what the session data was made for, sorted; nil without any. What it would say for others, only the
+	// For is a digest of what the session data was made for; "" without any. What it would say for something else, only the
 	// application knows.
-	Scopes   []string `json:"scopes,omitempty"`
-	Audience []string `json:"audience,omitempty"`
-	Further  []string `json:"further,omitempty"`
+	For string `json:"for,omitempty"`
 }
 
 // reservedClaims say who issued what to whom, when and for what: nobody but the authorization server says that. RFC 7519, Section 4.1;
@@ -66,14 +66,29 @@ func (s *SessionData) check() error {
 	return nil
 }
 
-// furtherOf returns what else is asked for with the request that a consent may cover without it (RFC 9396; OpenID Connect Core 1.0, Section 5.5).
-func furtherOf(form url.Values) (list []string) {
-	for _, name := range []string{"authorization_details", "claims"} {
+// madeFor digests what session data is made for: what is granted, and what else is asked for with it.
+func madeFor(scopes, audience []string, further string) string {
+	return digestOf("session-data", []any{sorted(scopes), sorted(audience), further})
+}
+
+// furtherOf digests what else is asked for that a consent for more of it may cover (RFC 9396; OpenID Connect Core 1.0, Section 5.5; RFC 8707).
+func furtherOf(form url.Values) string {
+	var list []string
+	for _, name := range []string{"authorization_details", "claims", "resource"} {
 		for _, value := range form[name] {
 			list = append(list, name+"="+value)
 		}
 	}
-	return list
+	return digestOf("further-parameters", sorted(list))
+}
+
+func digestOf(domain string, v any) string {
+	text, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // of texts there is none
+	}
+	sum := sha256.Sum256(append([]byte("fosite-consent/"+domain+"\x00"), text...))
+	return hex.EncodeToString(sum[:])
 }
 
 // sorted returns the texts, each once.
@@ -94,7 +109,8 @@ type use struct {
 // ApplyData is for [fositeconsent.Config.ApplyData]: it brings what the application had put into the tokens to the session, and
 // uses up the answer in the transaction of the response. session.id_token becomes extra claims of the session's ID token claims, and session.access_token
 // extra claims of a fosite.ExtraClaimsSession, and of its JWT claims if it has those of fosite's oauth2.JWTSession. A session that lacks what the data needs, or says something else under the
-// same name, is an error.
+// same name, is an error. Where a request passes without an answer, by a consent that is remembered, the data of that is for the very same
+// request only, and [fositeconsent.ErrConsentRequired] for another.
 func ApplyData(ctx context.Context, ar fosite.AuthorizeRequester, data []byte) error {
 	return applyDataWith(ctx, ar, data, applyToSession)
 }
@@ -136,8 +152,7 @@ func (u *use) up(ctx context.Context) error {
 // passes refuses a request that would get what the application has put into the tokens of another one. It can be asked about all but
 // those with prompt=none ([API.Authorize]).
 func (d *data) passes(ar fosite.AuthorizeRequester) error {
-	if !slices.Equal(d.Scopes, sorted(ar.GetGrantedScopes())) || !slices.Equal(d.Audience, sorted(ar.GetGrantedAudience())) ||
-		!slices.Equal(d.Further, furtherOf(ar.GetRequestForm())) {
+	if d.For != madeFor(ar.GetGrantedScopes(), ar.GetGrantedAudience(), furtherOf(ar.GetRequestForm())) {
 		return fmt.Errorf("%w: what the application has put into the tokens was for another request", fositeconsent.ErrConsentRequired)
 	}
 	return nil
@@ -255,16 +270,14 @@ func unmarshalNumbers(text []byte, d *data) error {
 			AccessToken json.RawMessage `json:"access_token"`
 			IDToken     json.RawMessage `json:"id_token"`
 		} `json:"session"`
-		Context  json.RawMessage `json:"context"`
-		Scopes   []string        `json:"scopes"`
-		Audience []string        `json:"audience"`
-		Further  []string        `json:"further"`
+		Context json.RawMessage `json:"context"`
+		For     string          `json:"for"`
 	}
 	if err := json.Unmarshal(text, &raw); err != nil {
 		return err
 	}
 	var err error
-	d.Version, d.Scopes, d.Audience, d.Further = raw.Version, raw.Scopes, raw.Audience, raw.Further
+	d.Version, d.For = raw.Version, raw.For
 	if d.Session.AccessToken, err = object(raw.Session.AccessToken); err != nil {
 		return err
 	}

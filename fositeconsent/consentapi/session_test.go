@@ -61,7 +61,7 @@ func TestDataIsRefusedByWhatCannotTakeIt(t *testing.T) {
 	} {
 		ar := fosite.NewAuthorizeRequest()
 		ar.SetSession(c.session)
-		if err := ApplyData(t.Context(), ar, []byte(c.data)); !errors.Is(err, c.want) {
+		if err := ApplyData(answered(t), ar, []byte(c.data)); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
@@ -96,6 +96,11 @@ func (afresh) GetJWTClaims() jwt.JWTClaimsContainer { return &jwt.JWTClaims{} }
 // ownClaims are none of fosite's.
 type ownClaims struct{ jwt.JWTClaims }
 
+// answered is the context of a response to an answer.
+func answered(t *testing.T) context.Context {
+	return context.WithValue(t.Context(), useKey{}, &use{storage: fails{}})
+}
+
 func TestDataReachesJWTAccessTokens(t *testing.T) {
 	t.Parallel()
 	own := signed{&oauth2.JWTSession{}, map[string]any{}}
@@ -106,7 +111,7 @@ func TestDataReachesJWTAccessTokens(t *testing.T) {
 		session.SetExpiresAt(fosite.AccessToken, time.Now().Add(time.Hour))
 		ar := fosite.NewAuthorizeRequest()
 		ar.SetSession(session)
-		if err := ApplyData(t.Context(), ar, []byte(`{"consentapi":1,"session":{"access_token":{"readonly":true,"account":9007199254740993}}}`)); err != nil {
+		if err := ApplyData(answered(t), ar, []byte(`{"consentapi":1,"session":{"access_token":{"readonly":true,"account":9007199254740993}}}`)); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
@@ -139,7 +144,7 @@ func TestNumbersAreReadAsTheyWereGiven(t *testing.T) {
 	}
 }
 
-// fails is a storage whose uses fail.
+// fails is a storage whose uses fail, if there is an error.
 type fails struct {
 	RequestStorage
 	err error

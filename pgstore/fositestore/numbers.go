@@ -11,7 +11,7 @@ import (
 )
 
 // unmarshalSession is json.Unmarshal into a session, but for the numbers in values of no particular type, as extra
-// claims are: whole ones become int64, or uint64. A float64 is rounded, and 1.7e+09 in a JWT.
+// claims are: whole ones of 64 bits become int64, or uint64. A float64 is rounded, and 1.7e+09 in a JWT.
 // What has an UnmarshalJSON of its own sees to that itself.
 func unmarshalSession(text []byte, session any) error {
 	dec := json.NewDecoder(bytes.NewReader(text))
@@ -24,7 +24,8 @@ func unmarshalSession(text []byte, session any) error {
 }
 
 // settler leaves no json.Number in an interface: the JSON encoders of JWT libraries take it for a text. It writes nothing else,
-// since a session may have parts in common with others, which were not decoded; nor does it mind that they lead back.
+// since a session may have parts in common with others, which were not decoded (they should have no json.Number); nor does it mind that
+// they lead back.
 type settler map[place]bool
 
 // place is a pointer, a map or a slice that it has been at.
@@ -58,7 +59,7 @@ func (s settler) settle(v reflect.Value) (changed bool, err error) {
 	case reflect.Map:
 		return false, s.settleMap(v)
 	case reflect.Slice:
-		if s.been(v, v.Len()) {
+		if !v.CanInterface() || s.been(v, v.Len()) {
 			return false, nil
 		}
 		_, err := s.settleList(v)
@@ -89,7 +90,7 @@ func (s settler) been(v reflect.Value, n int) bool {
 }
 
 func (s settler) settleMap(v reflect.Value) error {
-	if !holds(v.Type().Elem()) || s.been(v, 0) || !v.CanInterface() { // which is of an embedded type that is not exported
+	if !holds(v.Type().Elem()) || !v.CanInterface() || s.been(v, 0) { // the second is of an embedded type that is not exported
 		return nil
 	}
 	for entries := v.MapRange(); entries.Next(); {
