@@ -103,11 +103,10 @@ func (p *protected) remembered(ctx context.Context, r *request) (*standing, erro
 // grant is what the request gets by it: all that it asks for. It is nobody's to consume, and
 // has no ID.
 func (s *standing) grant(r request) *Grant {
-	grant := &Grant{
+	return &Grant{
 		Binding: r.binding, Subject: r.subject, ClientID: r.GetClient().GetID(),
 		Scopes: unique(r.GetRequestedScopes()), Audience: unique(r.GetRequestedAudience()), Shown: s.shown, Data: s.data(),
 	}
-	return grant
 }
 
 // data is the host's, with the consents: the same with each of them.
