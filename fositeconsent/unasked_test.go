@@ -77,6 +77,16 @@ func TestADecisionThatNobodyWasAskedForMayRestOnTheHostsApproval(t *testing.T) {
 	if r := h.log.records[len(h.log.records)-1]; r.Outcome != fositeconsent.OutcomePassed || r.Basis != fositeconsent.BasisPreApproved {
 		t.Errorf("in the log: %+v", r)
 	}
+	bare := newLogHost(t, inTransactions, func(_ *host, c *fositeconsent.Config) {
+		c.Consents = nil
+		c.PreApproved = func(context.Context, fosite.AuthorizeRequester, string) (bool, error) { return true, nil }
+	})
+	if _, err := bare.decide(web(), "peter", unasked); err != nil {
+		t.Fatal(cause(err))
+	}
+	if r := bare.log.records[len(bare.log.records)-1]; r.Outcome != fositeconsent.OutcomePassed || r.ConsentIDs != nil {
+		t.Errorf("in the log of a gate that keeps no consents: %+v", r)
+	}
 	approved = false
 	h.refusesUnasked("not approved any more", fositeconsent.ErrConsentRequired, unasked)
 }

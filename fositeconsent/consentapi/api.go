@@ -146,10 +146,8 @@ func (a *API) Revoke(ctx context.Context, selection fositeconsent.Selection) (in
 	if (selection.Subject == "") != selection.EverySubject || selection.Subject == "" && selection.ClientID == "" {
 		return 0, fmt.Errorf("%w: expected a selection with a Subject, or with a ClientID and EverySubject", fositeconsent.ErrMisconfigured)
 	}
-	requests := selection
-	requests.EverySubject = false // which is for the gate
 	// First of all: a response that is under way is waited for, and has left its consent behind then.
-	if _, err := a.storage.RevokeConsentRequests(ctx, requests); err != nil {
+	if _, err := a.storage.RevokeConsentRequests(ctx, selection); err != nil {
 		return 0, fmt.Errorf("%w: %w", fositeconsent.ErrStorage, err)
 	}
 	return a.gate.Revoke(ctx, selection)

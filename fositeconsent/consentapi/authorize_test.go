@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ory/fosite"
+	hydra "github.com/ory/hydra-client-go/v2"
 
 	"github.com/fosite-consent/fosite-consent/fositeconsent"
 	"github.com/fosite-consent/fosite-consent/fositeconsent/consentapi"
@@ -274,5 +275,40 @@ func TestWhatIsOverSaysWhatWasAsked(t *testing.T) {
 		if resp != nil || !errors.Is(err, fositeconsent.ErrMisconfigured) {
 			t.Errorf("%v: Respond says %v", c.reason, err)
 		}
+	}
+}
+
+// ending is a storage whose consents are taken back just after they were looked for.
+type ending struct {
+	grantsAndRequests
+	found func()
+}
+
+func (e *ending) FindConsents(ctx context.Context, issuer, subject, clientID string) ([]fositeconsent.Consent, error) {
+	list, err := e.grantsAndRequests.FindConsents(ctx, issuer, subject, clientID)
+	if found := e.found; found != nil && len(list) > 0 {
+		e.found = nil
+		found()
+	}
+	return list, err
+}
+
+func TestWhatEndsJustAfterTheLookIsAskedFor(t *testing.T) {
+	t.Parallel()
+	consents := &ending{}
+	h := newHost(t, options{wrap: func(all grantsAndRequests) grantsAndRequests { consents.grantsAndRequests = all; return consents }})
+	b := h.browser()
+	body := accepting("openid")
+	body.Remember = hydra.PtrBool(true)
+	b.wantCode(h.accept(b.start(params("scope", "openid")), body))
+	issued := h.issued()
+	consents.found = func() {
+		if n, err := h.gate.Revoke(t.Context(), fositeconsent.Selection{Subject: "alice"}); n != 1 || err != nil {
+			t.Errorf("revoked %d: %v", n, err)
+		}
+	}
+	asked, _, err := h.client().GetOAuth2ConsentRequest(t.Context()).ConsentChallenge(b.start(params("scope", "openid"))).Execute()
+	if err != nil || asked.GetSkip() || h.issued() != issued || consents.found != nil {
+		t.Errorf("asked %+v, %v", asked, err)
 	}
 }
